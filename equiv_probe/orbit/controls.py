@@ -18,6 +18,7 @@ from equiv_probe.estimation.controls import (
     does_not_move,
     forgets,
     nothing_elsewhere,
+    nothing_rotates,
     sees_rotation,
 )
 from equiv_probe.orbit.coordinates_beside import coordinates_in, matters, same, tensors_beside
@@ -25,7 +26,7 @@ from equiv_probe.representations.representation import Fixed
 from equiv_probe.schema.translation import shift_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -33,8 +34,10 @@ if TYPE_CHECKING:
 
 NUDGE = 0.1
 """Displacement of every coordinate, relative to the spread of all."""
-STAYS = 1e-6
-"""Relative change of the largest coordinate below which an input does not rotate (an atom about itself)."""
+LARGE_NUDGE = 1.0
+"""Of a second displacement, for outputs of few digits."""
+STAYS = 4.0
+"""Spacings of the largest coordinate by which an input that does not rotate (an atom about itself) may change."""
 STEPS = (-0.01, -0.005, 0.005, 0.01)
 """Relative changes of the move, small enough that only rounding makes their results differ."""
 REMEMBERED = 3
@@ -76,27 +79,47 @@ def controls_of(
 
 
 def dependence_on_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
-    """Whether the outputs depend on what was rotated; one evaluation, and only where they stayed the same."""
-    known = [name for name, value in model.identity.items() if name in model.floating and value.numel()]
-    if not known:
-        return []
+    """Whether the outputs depend on what was rotated; an evaluation or two, and only where they stayed the same."""
+    given = [name for name, value in model.identity.items() if value.numel()]
+    # Classes and counts are the same at many inputs: they are asked only where there is nothing else.
+    known = [name for name in given if name in model.floating] or given
     still = [name for name in known if name not in model.varying]
     if not still:
-        return [sees_rotation([], [], 1)]
-    if not _can_be_deformed(model, rotations[:3]):
-        return [sees_rotation([], [], 0)]
-    generator = torch.Generator().manual_seed(0)
-    copies = model.rotated(None)
-    for name, value in rotating_inputs(model).items():
-        displaced = value.detach() + nudge(value.detach(), generator).to(value)
-        copies[name] = model.schema.inputs[name].within(displaced)[None]
-    try:
-        found = model.at(copies, 1)
-    except Exception:  # a model may refuse what no rotation makes: then nothing is known
-        return [sees_rotation([], [], 0)]
-    stuck = [name for name in still if model.is_own(name, found[name])]
-    seen = sees_rotation(stuck, ["the input"] if stuck else [], 1)
-    return [seen, *_remembered(model, rotations[:REMEMBERED], [name for name in still if name not in stuck])]
+        return [sees_rotation([], [], 1)] if known else []
+    moving = moving_inputs(model, rotations[:3])
+    same = [] if moving else [name for name in still if _is_symmetric(model, name, rotations[:3])]
+    if same:
+        return [nothing_rotates(same)]
+    seen, stuck = sees_displacement(model, still, moving)
+    doubtful = [name for name in still if name not in stuck and name in model.floating]
+    return [seen, *_remembered(model, rotations[:REMEMBERED], doubtful if seen.passed is not None else [])]
+
+
+def sees_displacement(model: RotatedModel, outputs: Sequence[str], inputs: Iterable[str]) -> tuple[Control, list[str]]:
+    """Whether outputs depend on inputs, and those that are the same to the last bit where these are displaced.
+
+    What is rounded to few digits, or counted, is given a second, larger displacement.
+    """
+    stuck, generator = list(outputs), torch.Generator().manual_seed(0)
+    unknown = sees_rotation([], [], 0), stuck
+    if not any(_can_be_deformed(model, name) for name in inputs):
+        return unknown
+    for size in (NUDGE, LARGE_NUDGE):
+        copies = {
+            name: rep.within(_displaced(value, generator, size)) if rep.event_shape else value
+            for name, value in model.rotated(None).items()
+            if (rep := model.schema.inputs[name])
+        }
+        try:
+            found = model.at(copies, 1)
+        except Exception:  # a model may refuse what no rotation makes: then nothing is known
+            if size == NUDGE:
+                return unknown
+            break
+        stuck = [name for name in stuck if model.is_own(name, found[name])]
+        if not stuck:
+            break
+    return sees_rotation(stuck, ["the input"] if stuck else [], 1), stuck
 
 
 def _remembered(model: RotatedModel, rotations: Tensor, names: Sequence[str]) -> Iterator[Control]:
@@ -154,20 +177,39 @@ def _stays_beside(model: RotatedModel, name: str, value: Tensor) -> bool:
     return same(before, tensors_beside(model.predict).get(name))
 
 
-def _can_be_deformed(model: RotatedModel, rotations: Tensor) -> bool:
-    """Whether rotations change the inputs, and these are more than one point for each structure."""
-    rotating = rotating_inputs(model)
+def _displaced(value: Tensor, generator: torch.Generator, size: float) -> Tensor:
+    """Entries that are displaced; of whole numbers, as classes on a grid, each another one's."""
+    if value.is_floating_point():
+        return value + nudge(value, generator, size).to(value)
+    return value.flatten()[torch.randint(value.numel(), value.shape, generator=generator).to(value.device)]
+
+
+def moving_inputs(model: RotatedModel, rotations: Tensor) -> list[str]:
+    """The inputs that rotations ``(C, 3, 3)`` change by more than rounding."""
+    found = []
     for name, copies in model.rotated(rotations).items():
-        value = rotating[name]
-        change = (copies - value).abs().nan_to_num().max()
-        if not float(change) > STAYS * float(value.abs().nan_to_num().max()):
-            continue
-        if not model.schema.inputs[name].is_affine or _has_several(model, name):
-            return True
-    return False
+        value = model.inputs[name].detach()
+        eps = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+        change = (copies.cpu().double() - value.cpu().double()).abs().nan_to_num().max()
+        if float(change) > STAYS * eps * float(value.cpu().double().abs().nan_to_num().max()):
+            found.append(name)
+    return found
 
 
-def _has_several(model: RotatedModel, name: str) -> bool:
+def _is_symmetric(model: RotatedModel, name: str, rotations: Tensor) -> bool:
+    """Whether an output stays as it is where it is rotated back, as numbers and zeros do."""
+    own = model.unmoved(name)
+    representation = model.schema.outputs[name]
+    back = representation.rotate_back(
+        own.expand(len(rotations), *own.shape), rotations, model.centers.about(own, representation)
+    )
+    return _root(back - own) <= STAYS * torch.finfo(torch.float32).eps * _root(own)
+
+
+def _can_be_deformed(model: RotatedModel, name: str) -> bool:
+    """Whether displacing an input does what no translation does: it is no place, or several of one structure."""
+    if not model.schema.inputs[name].is_affine:
+        return True
     if model.schema.batch is not None:
         return int(torch.bincount(model.inputs[model.schema.batch].long()).max()) > 1
     points = model.schema.inputs[name].places(model.inputs[name])

@@ -17,17 +17,19 @@ from torch import nn
 from equiv_probe.diagnosis.comparison import root
 from equiv_probe.diagnosis.diagnose import hints
 from equiv_probe.errors import EquivProbeError
-from equiv_probe.estimation.controls import failures_of
+from equiv_probe.estimation.controls import UNMOVED, failures_of
 from equiv_probe.estimation.verdict import AMPLIFIED, GROWS, ROUND_OFF_FACTOR
 from equiv_probe.live.batch_call import batch_call
 from equiv_probe.live.isolation import isolated
 from equiv_probe.orbit.controls import (
     dependence_on_rotation,
     held_elsewhere,
+    moving_inputs,
     nudge,
     outputs_when_moved,
     places_of,
     rotating_inputs,
+    sees_displacement,
 )
 from equiv_probe.orbit.reordering import reordered
 from equiv_probe.orbit.rotated_model import RotatedModel
@@ -102,9 +104,7 @@ def checked(
         if broken and diagnose and copies.rotations is not None:
             with suppress(EquivProbeError):  # a diagnosis that cannot be made, as of grids, must not hide the error
                 why = hints(model, batch, subject.schema, outputs=broken, center=center, seed=seed)
-        seen: list[Control] = []
-        if not (broken or copies.rotations is None):
-            seen = [*dependence_on_rotation(subject, copies.rotations), *held_elsewhere(subject)]
+        seen = [] if broken or group == "permutation" else _dependence(subject, copies)
     # A model that never looks at what was rotated would pass every test of it.
     blind = [f"{sentence}: that it is equivariant says nothing" for sentence in failures_of(seen)]
     if broken:
@@ -113,6 +113,24 @@ def checked(
     elif blind:
         found = [replace(one, wrong=blind[0]) for one in found[:1]] + found[1:]
     return found
+
+
+def _dependence(subject: RotatedModel, copies: _Copies) -> list[Control]:
+    """Whether what passed depends on what was changed.
+
+    Raises:
+        EquivProbeError: it cannot be told, for no copy differs from the input, or the input cannot be deformed.
+    """
+    if copies.rotations is None:
+        return [sees_displacement(subject, list(copies.outputs), places_of(subject))[0]]
+    fix = "check it with a structure of two atoms or more, not all in one place"
+    if not moving_inputs(subject, copies.rotations[:3]):
+        raise EquivProbeError(f"nothing that rotates, such as {UNMOVED}", "inputs that rotation changes", fix)
+    seen = dependence_on_rotation(subject, copies.rotations)
+    for one in seen:
+        if one.passed is None:
+            raise EquivProbeError(one.sentence, "outputs that are seen to depend on the input", fix)
+    return [*seen, *held_elsewhere(subject)]
 
 
 def require_equivariant(found: Sequence[Checked]) -> None:
@@ -136,7 +154,7 @@ class _Copies:
 
 def _copies(subject: RotatedModel, group: Group, count: int, seed: int) -> _Copies:
     if group == "permutation":
-        return _Copies({n: v[None] for n, v in reordered(subject, seed).items()}, ["with its atoms in another order"])
+        return _Copies(reordered(subject, seed), ["with its atoms in another order", "with two atoms exchanged"])
     if group == "translation":
         return _moved(subject)
     plan = RotationPlan("cube", improper=group in {"O(3)", "reflection"})

@@ -13,11 +13,20 @@ from equiv_probe.estimation.controls import (
     does_not_move,
     floor_explained,
     many_carry,
+    nothing_rotates,
     sees_rotation,
 )
 from equiv_probe.estimation.heavy_tails import effective_number
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
-from equiv_probe_ase.auditing.judgement import floor_of, is_stuck, is_zero, root_mean_square, rounding_of, varies
+from equiv_probe_ase.auditing.judgement import (
+    floor_of,
+    has_no_orientation,
+    is_stuck,
+    is_zero,
+    root_mean_square,
+    rounding_of,
+    varies,
+)
 from equiv_probe_ase.structures.control_copies import SHIFT
 
 if TYPE_CHECKING:
@@ -57,6 +66,10 @@ def controls_of(records: Sequence[Record], units: Mapping[str, Unit], *, moved: 
 
 
 def _sees_rotation(records: Sequence[Record]) -> Control:
+    still = [record for record in records if has_no_orientation(record)]
+    known = {name for record in still for name, values in record["quantities"].items() if not values["equiv"] > 0}
+    if still and known and len(still) == len(records):
+        return nothing_rotates(sorted(known))
     tested, stuck = 0, []
     outputs: dict[str, None] = {}
     for record in records:

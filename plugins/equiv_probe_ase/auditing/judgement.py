@@ -57,6 +57,11 @@ def is_zero(values: Values) -> bool:
     return _is_constant(values) and not any(values["plain"])
 
 
+def has_no_orientation(record: Mapping[str, Any]) -> bool:
+    """Whether all rotated copies of a structure were the same one, as those of an atom alone are."""
+    return bool(record.get("orientations") == 1 and record["rotations"] > 1)
+
+
 def _is_constant(values: Values) -> bool:
     return bool(values.get("unmoved")) and values.get("deformed") == 0.0
 

@@ -99,9 +99,9 @@ def summarise(
     return found
 
 
-def unmeasured(one: Measured) -> Measured:
-    """A quantity that looks invariant, of a calculator that remembers what it gave for rotated copies."""
-    return msgspec.structs.replace(one, verdict="unknown", sentence="not measured: the calculator remembers")
+def unmeasured(one: Measured, why: str) -> Measured:
+    """A quantity that looks invariant for another reason than that it is."""
+    return msgspec.structs.replace(one, verdict="unknown", sentence=f"not measured: {why}")
 
 
 def _measured(name: str, unit: str, records: Sequence[Record], totals: Totals, loss: str) -> Measured:

@@ -137,6 +137,78 @@ def test_a_model_that_sees_no_coordinates_does_not_pass() -> None:
         )
 
 
+NO_ORIENTATION = {
+    "an atom alone": {"pos": torch.ones(1, 3)},
+    "atoms in one place": {"pos": torch.full((5, 3), 7.3)},
+    "atoms in one place, far away": {"pos": torch.full((5, 3), 1e3 + 0.1, dtype=torch.float64)},
+}
+
+
+@pytest.mark.parametrize("group", ["SO(3)", "O(3)", "reflection", "cube"])
+@pytest.mark.parametrize("inputs", NO_ORIENTATION.values(), ids=NO_ORIENTATION.keys())
+def test_what_has_no_orientation_is_refused_and_no_pass(inputs: Inputs, group: Any) -> None:
+    """A model that is broken, and sound ones of other structures beside it: the refusal is about the input."""
+    broken = DEFECTS["one axis"][0]
+    with pytest.raises(EquivProbeError, match=r"nothing that rotates.*Fix: .*two atoms or more"):
+        assert_equivariant(broken, inputs, SCHEMA, group=group)
+    with pytest.raises(EquivProbeError, match="nothing that rotates"):
+        assert_equivariant(
+            lambda x: {"out": x["grid"].sum()},
+            {"grid": torch.ones(1, 4, 4, 4)},
+            ep.Schema({"grid": ep.grid()}, {"out": ep.scalar}),
+            group=group,
+        )
+    assert_equivariant(equivariant, {"pos": torch.eye(3)[:2]}, SCHEMA, group=group)
+
+
+@pytest.mark.parametrize("whole", [torch.tensor(3), torch.tensor([True, False])])
+def test_classes_that_never_change_do_not_pass_and_others_do(whole: Tensor) -> None:
+    schema = ep.Schema({"pos": ep.point}, {"kind": ep.scalar})
+    with pytest.raises(AssertionError, match="says nothing"):
+        assert_equivariant(lambda x: {"kind": whole}, molecule(), schema)
+    assert_equivariant(lambda x: {"kind": (pairs(x["pos"])[1] < 2).sum()}, molecule(), schema)
+    both = ep.Schema({"pos": ep.point}, {"energy": ep.scalar, "kind": ep.scalar})
+    assert_equivariant(lambda x: {"energy": equivariant(x)["energy"], "kind": whole}, molecule(), both)
+
+
+def test_whole_numbers_on_grids_are_no_accusation() -> None:
+    grid = torch.randint(0, 4, (1, 5, 5, 5), generator=torch.Generator().manual_seed(0))
+    schema = ep.Schema({"grid": ep.grid()}, {"filled": ep.scalar})
+    assert_equivariant(lambda x: {"filled": (x["grid"] > 0).sum() / 125}, {"grid": grid}, schema)
+    with pytest.raises(AssertionError, match="says nothing"):
+        assert_equivariant(lambda x: {"filled": torch.ones(())}, {"grid": grid}, schema)
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_every_order_of_atoms_is_told_from_the_one_that_was(count: int) -> None:
+    """A single order drawn at random may be none; and one that only exchanges (of parity) must be seen too."""
+    inputs = {"pos": molecule()["pos"][:count]}
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+
+    def first(x: Inputs) -> Inputs:
+        return {"energy": pairs(x["pos"])[0][0, 1, 0]}
+
+    def parity(x: Inputs) -> Inputs:
+        """The sign of the order of the atoms by how far they are from all others: a cycle of three does not see it."""
+        far = (pairs(x["pos"])[1] ** 2).sum(1)
+        signs = (far[:, None] - far[None]).sign()[torch.triu(torch.ones(count, count), 1) == 1]
+        return {"energy": signs.prod()}
+
+    for seed in range(4):
+        assert_equivariant(equivariant, inputs, schema, group="permutation", seed=seed)
+        for broken in (first, *([parity] if count > 2 else [])):  # two atoms are as far from each other
+            with pytest.raises(AssertionError, match="under permutation"):
+                assert_equivariant(broken, inputs, schema, group="permutation", seed=seed)
+    with pytest.raises(EquivProbeError, match="all alike and in one place"):
+        assert_equivariant(equivariant, {"pos": torch.ones(count, 3)}, schema, group="permutation")
+
+
+def test_a_model_that_sees_no_coordinates_does_not_pass_where_it_is_moved() -> None:
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    with pytest.raises(AssertionError, match="says nothing"):
+        assert_equivariant(lambda x: {"energy": torch.ones(())}, molecule(), schema, group="translation")
+
+
 class Network(nn.Module):
     """An invariant network with dropout, whose ``forward`` takes species and places."""
 
