@@ -33,10 +33,6 @@ class ByName(Generic[T]):
         """The names."""
         return [name for name, _ in self.items()]
 
-    def values(self) -> list[T]:
-        """What it holds."""
-        return [one for _, one in self.items()]
-
     def __getitem__(self, name: str) -> T:
         """What it holds under a name.
 

@@ -57,7 +57,8 @@ class Results(Record, ByName[Result], frozen=True):
 
     def items(self) -> list[tuple[str, Result]]:
         """The results by name."""
-        return list({**self.fits, **self.allocations, **self.efficiencies, **self.gaps, **self.forecasts}.items())
+        held: dict[str, Result] = {**self.fits, **self.allocations, **self.efficiencies, **self.gaps, **self.forecasts}
+        return list(held.items())
 
     def document(self) -> Document:
         """All results, one after the other."""

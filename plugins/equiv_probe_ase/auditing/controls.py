@@ -66,10 +66,10 @@ def controls_of(records: Sequence[Record], units: Mapping[str, Unit], *, moved: 
 
 
 def _sees_rotation(records: Sequence[Record]) -> Control:
-    still = [record for record in records if has_no_orientation(record)]
-    known = {name for record in still for name, values in record["quantities"].items() if not values["equiv"] > 0}
-    if still and known and len(still) == len(records):
-        return nothing_rotates(sorted(known))
+    alone = [record for record in records if has_no_orientation(record)]
+    same = {name for record in alone for name, values in record["quantities"].items() if not values["equiv"] > 0}
+    if same and len(alone) == len(records):
+        return nothing_rotates(sorted(same))
     tested, stuck = 0, []
     outputs: dict[str, None] = {}
     for record in records:
