@@ -79,7 +79,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(f"{path} was not written: no test used the fixture `equivariance`")
         return
     from equiv_probe.report.stored_data import converted
-    from equiv_probe.testing.checked import Checked
+    from equiv_probe.testing.compared import Checked
     from equiv_probe.testing.tested import Tested, TestedModels, versions
 
     result = TestedModels([Tested(name, [converted(one, Checked) for one in each]) for name, each in found], versions())

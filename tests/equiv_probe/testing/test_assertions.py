@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.orbit.rotated_model import RotatedModel
+from equiv_probe.rotations.haar import haar
 from equiv_probe.testing import LinearField, assert_augments, assert_averages, assert_equivariant
+from equiv_probe.testing.beneath_rounding import beneath_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,6 +90,52 @@ def test_small_breakage_is_found_where_the_precision_shows_it(dtype: torch.dtype
     model = with_energy(lambda x: size * centred(x)[:, 0].square().sum())
     with pytest.raises(AssertionError, match="where rounding explains"):
         assert_equivariant(model, molecule(dtype), SCHEMA)
+
+
+HALF: dict[str, tuple[torch.dtype, Callable[[Inputs], Inputs]]] = {
+    "bf16": (torch.bfloat16, equivariant),
+    "f16": (torch.float16, equivariant),
+    "in bf16, of single numbers": (torch.float32, lambda x: equivariant({"pos": x["pos"].bfloat16()})),
+    "in bf16, and single again": (
+        torch.float32,
+        lambda x: {n: v.float() for n, v in equivariant({"pos": x["pos"].bfloat16()}).items()},
+    ),
+}
+
+
+@pytest.mark.parametrize(("dtype", "model"), HALF.values(), ids=HALF.keys())
+@pytest.mark.parametrize("off", [0.0, 0.05])
+def test_a_stretch_is_told_from_rounding_in_half_precision(dtype: torch.dtype, model: Any, off: float) -> None:
+    """5 % along x is 2.4 % of the forces, a third of ten spacings of bfloat16; without it nothing is accused."""
+    for seed in range(12):
+        inputs = {"pos": torch.randn(9, 3, generator=torch.Generator().manual_seed(seed)).to(dtype)}
+
+        def stretched(x: Inputs) -> Inputs:
+            return model({"pos": x["pos"] * torch.tensor([1 + off, 1, 1], dtype=x["pos"].dtype)})
+
+        if off:
+            with pytest.raises(AssertionError, match=r"'forces' is not equivariant"):
+                assert_equivariant(stretched, inputs, SCHEMA, seed=seed, diagnose=False)
+        else:
+            assert_equivariant(stretched, inputs, SCHEMA, seed=seed)
+
+
+def test_what_is_beneath_rounding_in_closed_form() -> None:
+    """``y = A x`` with rounding to a grid: ``E_g ‖a_g‖²`` of the field in closed form, and rounding ``step²/12``."""
+    matrix, step = torch.eye(3).double() + 0.08 * TestAverages.matrix, 0.05
+    inputs = molecule(torch.float64)
+    for chosen, real in ((matrix, True), (torch.eye(3).double(), False)):
+        field = LinearField(chosen)
+        given = RotatedModel(
+            lambda x, f=field: {"forces": (f(x["pos"])["forces"] / step).round() * step},  # type: ignore[misc]
+            inputs,
+            TestAverages.schema,
+        )
+        found = beneath_rounding(given, haar(200, torch.Generator().manual_seed(0)))["forces"]
+        expected = sum(field.power(inputs["pos"])["forces"].values()) ** 0.5
+        assert found.error == pytest.approx(float(expected), rel=0.1, abs=0.1 * step)
+        assert found.rounding == pytest.approx(step / 12**0.5, rel=0.05)
+        assert found.is_real == real
 
 
 def test_tolerances_replace_what_rounding_explains() -> None:
