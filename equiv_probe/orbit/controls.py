@@ -40,12 +40,15 @@ STAYS = 4.0
 """Spacings of the largest coordinate by which an input that does not rotate (an atom about itself) may change."""
 STEPS = (-0.01, -0.005, 0.005, 0.01)
 """Relative changes of the move, small enough that only rounding makes their results differ."""
-REMEMBERED = 3
+REMEMBERED = 6
 """Rotated copies that are compared with their neighbours."""
-NEARBY = 1e-3
-"""Displacement of these, relative to the spread of all coordinates: far above what caches compare with."""
+NEARBY = (1e-3, 1e-4, 1e-5)
+"""Displacements of these, relative to the spread of all coordinates: one distance that is not as it was is enough for
+most caches, and what an output may differ by is less the smaller they are."""
 SLOPE = 0.6
 """Of the difference between two neighbours: a smooth output lies in the middle, a rounded one within half of it."""
+LASTS = 0.5
+"""Of the difference from neighbours ten times as far away, what there is still: a bent output leaves a hundredth."""
 ROUNDED = 1e3
 """Spacings of numbers that rounding makes at most of an output."""
 FIXED = 'if its positions are counted from a point that matters, rotate about that: center="origin"'
@@ -131,23 +134,28 @@ def _remembered(model: RotatedModel, rotations: Tensor, names: Sequence[str]) ->
     if not names:
         return
     there, generator = model.rotated(rotations), torch.Generator().manual_seed(0)
-    places = rotating_inputs(model)
-    step = {n: nudge(places[n].detach(), generator, NEARBY).to(there[n]) for n in places}
-    sides = []
-    try:
-        for sign in (1, -1):
-            copies = {n: v + sign * step[n] if n in step else v for n, v in there.items()}
-            sides.append(model.at(copies, len(rotations)))
-    except Exception:  # as above
-        return
-    for name in names:
-        own = model.unmoved(name)
-        low = _precision(own, model.precision, math.nan)
-        offs = [_root((a + b) / 2 - own) for a, b in zip(sides[0][name], sides[1][name], strict=True)]
-        spans = [_root(a - b) for a, b in zip(sides[0][name], sides[1][name], strict=True)]
-        limits = [SLOPE * span + ROUNDED * torch.finfo(low).eps * _root(own) for span in spans]
-        if all(off > limit for off, limit in zip(offs, limits, strict=True)):
-            yield forgets(name, "the input", max(offs), max(limits), "")
+    found: dict[str, list[list[float]]] = {name: [] for name in names}
+    for size in NEARBY:
+        step = {n: nudge(v.detach(), generator, size).to(there[n]) for n, v in rotating_inputs(model).items()}
+        sides = [{n: v + sign * step[n] if n in step else v for n, v in there.items()} for sign in (1, -1)]
+        try:
+            before, after = (model.at(copies, len(rotations)) for copies in sides)
+        except Exception:  # as above
+            return
+        for name, offs in found.items():
+            pairs = list(zip(before[name], after[name], strict=True))
+            own = model.unmoved(name)
+            offs.append([_root((a + b) / 2 - own) for a, b in pairs])
+            spans = [_root(a - b) for a, b in pairs]
+            # What bends goes with the square of the step; what is remembered stays as far off, in any precision.
+            stays = len(offs) == len(NEARBY) and all(
+                now > LASTS * then for k in (1, 2) for now, then in zip(offs[k], offs[k - 1], strict=True)
+            )
+            low = _precision(own, model.precision, 1.0 if stays else math.nan)
+            limits = [SLOPE * span + ROUNDED * torch.finfo(low).eps * _root(own) for span in spans]
+            if all(off > limit for off, limit in zip(offs[-1], limits, strict=True)):
+                yield forgets(name, "the input", max(offs[-1]), max(limits), "")
+                return
 
 
 def held_elsewhere(model: RotatedModel) -> list[Control]:

@@ -209,6 +209,31 @@ def test_a_cache_by_what_does_not_rotate_makes_no_zero(off: float, state: str | 
     assert states(orbit).get("does not remember") == state
 
 
+@pytest.mark.parametrize("digits", [4, 6, 8])
+def test_a_cache_hides_no_part_in_ten_thousand(digits: int) -> None:
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    for seed in range(4):
+        orbit = ep.twirl(CachedByDistances(2e-3, digits), positions(seed), schema, PLAN)
+        assert states(orbit)["does not remember"] == "FAILED"
+
+
+@pytest.mark.parametrize("step", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_rounded_distances_are_no_cache_where_forces_vanish_either(step: float, dtype: Any) -> None:
+    """The same to the last bit at all rotations, and neighbours that differ by the square of the step."""
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    corners = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
+    corners = corners / 8**0.5  # at the distance of the least energy
+
+    def well(pos: Tensor) -> dict[str, Tensor]:
+        apart = (torch.cdist(pos, pos).double() / step).round().to(pos.dtype) * step
+        return {"energy": ((apart - 1).square() * (apart > 0.1)).sum((0, 1))}
+
+    for seed in range(4):
+        for pos in (corners.to(dtype), positions(seed)[0].to(dtype)):
+            assert "does not remember" not in states(ep.twirl(well, pos, schema, PLAN, floor=0))
+
+
 @pytest.mark.parametrize("digits", [0, 1, 2, 3])
 def test_numbers_of_few_digits_are_no_cache(digits: int) -> None:
     schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
