@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -42,7 +43,7 @@ STEPS = (-0.01, -0.005, 0.005, 0.01)
 """Relative changes of the move, small enough that only rounding makes their results differ."""
 REMEMBERED = 6
 """Rotated copies that are compared with their neighbours."""
-NEARBY = (1e-3, 1e-4, 1e-5)
+NEARBY = (1e-2, 1e-3, 1e-4, 1e-5)
 """Displacements of these, relative to the spread of all coordinates: one distance that is not as it was is enough for
 most caches, and what an output may differ by is less the smaller they are."""
 SLOPE = 0.6
@@ -147,13 +148,11 @@ def _remembered(model: RotatedModel, rotations: Tensor, names: Sequence[str]) ->
             own = model.unmoved(name)
             offs.append([_root((a + b) / 2 - own) for a, b in pairs])
             spans = [_root(a - b) for a, b in pairs]
-            # What bends goes with the square of the step; what is remembered stays as far off, in any precision.
-            stays = len(offs) == len(NEARBY) and all(
-                now > LASTS * then for k in (1, 2) for now, then in zip(offs[k], offs[k - 1], strict=True)
-            )
-            low = _precision(own, model.precision, 1.0 if stays else math.nan)
+            # What bends goes with the square of the step; what is remembered stays as far off.
+            lasting = [all(now > LASTS * then for now, then in zip(b, a, strict=True)) for a, b in pairwise(offs)]
+            low = _precision(own, model.precision, 1.0 if lasting[-2:] == [True, True] else math.nan)
             limits = [SLOPE * span + ROUNDED * torch.finfo(low).eps * _root(own) for span in spans]
-            if all(off > limit for off, limit in zip(offs[-1], limits, strict=True)):
+            if lasting[-1:] == [True] and all(off > limit for off, limit in zip(offs[-1], limits, strict=True)):
                 yield forgets(name, "the input", max(offs[-1]), max(limits), "")
                 return
 
