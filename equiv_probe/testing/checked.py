@@ -5,6 +5,7 @@ A difference is compared with what rounding explains: the outputs for inputs tha
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -63,6 +64,11 @@ def checked(
     """Evaluate a model at copies of its input; arguments as of :func:`equiv_probe.testing.assert_equivariant`."""
     if group not in get_args(Group):
         raise EquivProbeError(f"group={group!r}", f"one of {list(get_args(Group))}")
+    for name, given in (("rtol", rtol), ("atol", atol)):
+        if given is not None and not 0 <= given < math.inf:  # whatever is compared with NaN passes
+            raise EquivProbeError(f"{name}={given!r}", "a finite number, zero or more")
+    if rotations < 1:
+        raise EquivProbeError(f"rotations={rotations!r}", "one rotation or more", "rotations=12")
     with isolated(model, gradients=True, contents=True) if isinstance(model, nn.Module) else nullcontext():
         call = batch_call(model, batch, schema)
         subject = RotatedModel(call.predict, call.inputs, call.schema, center, precision=call.precision)

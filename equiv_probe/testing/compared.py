@@ -90,6 +90,12 @@ class Comparison:
         own, values = self._subject.identity[name], self._copies.outputs.get(name)
         if values is None or not own.numel():
             return None
+        held = self._subject.held(own, self._subject.schema.outputs[name])
+        if held is not None:  # padding may hold anything
+            own, values = (torch.where(held, one, one.nan_to_num(0.0, 0.0, 0.0)) for one in (own, values))
+        if lost := int((~own.isfinite()).sum()):
+            wrong = f"{name!r} is not finite: {lost} of {own.numel()} numbers are NaN or infinite, and tell nothing"
+            return Checked(name, self._group, math.nan, math.nan, math.nan, len(values), wrong)
         floor, noise = (root(one[name] - own) for one in self._floors)
         size, eps = root(own), self._spacing(name)
         off = (values - own).abs().nan_to_num(math.inf, math.inf)

@@ -258,6 +258,36 @@ def test_a_model_that_sees_no_coordinates_does_not_pass_where_it_is_moved() -> N
         assert_equivariant(lambda x: {"energy": torch.ones(())}, molecule(), schema, group="translation")
 
 
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_is_not_finite_does_not_pass(lost: float, group: Any) -> None:
+    """One number of two, at all rotations alike, with and without a tolerance; what lies in padding is nothing."""
+
+    def model(x: Inputs) -> Inputs:
+        return {"energy": torch.stack([equivariant(x)["energy"], x["pos"].sum() * lost])}
+
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    for tolerance in ({}, {"rtol": 1.0, "atol": 1.0}):
+        with pytest.raises(AssertionError, match="'energy' is not finite: 1 of 2 numbers"):
+            assert_equivariant(model, molecule(), schema, group=group, **tolerance)  # type: ignore[arg-type]
+    mask = torch.arange(6) < 5
+    padded = {"pos": (molecule()["pos"] * mask[:, None])[None], "mask": mask[None]}
+    dense = ep.Schema({"pos": ep.point}, {"forces": ep.vector}, mask="mask")
+
+    def on_atoms(x: Inputs) -> Inputs:
+        forces = equivariant({"pos": x["pos"][0, :5]})["forces"]
+        return {"forces": torch.cat([forces, torch.full((1, 3), lost)])[None]}
+
+    if group != "permutation":
+        assert_equivariant(on_atoms, padded, dense, group=group)
+
+
+@pytest.mark.parametrize("wrong", [{"rtol": math.nan}, {"atol": -1.0}, {"rtol": math.inf}, {"rotations": 0}])
+def test_options_under_which_everything_passes_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(EquivProbeError, match=f"found {next(iter(wrong))}="):
+        assert_equivariant(DEFECTS["one axis"][0], molecule(), SCHEMA, **wrong)
+
+
 class Network(nn.Module):
     """An invariant network with dropout, whose ``forward`` takes species and places."""
 
@@ -352,6 +382,12 @@ class TestAverages:
             return {"forces": (self.model({"pos": self.inputs["pos"] @ g.mT})["forces"] @ g).mean(0)}
 
         assert_averages(frame, self.model, self.inputs, self.schema)
+
+    def test_what_is_not_finite_is_no_average(self) -> None:
+        with pytest.raises(AssertionError, match="'forces' is not the group average"):
+            assert_averages(
+                lambda x: {"forces": self.closed_form(x)["forces"] * math.nan}, self.model, self.inputs, self.schema
+            )
 
     @pytest.mark.parametrize("scale", [1.0, 1.01])
     def test_what_is_not_the_average_fails(self, scale: float) -> None:
