@@ -67,9 +67,8 @@ def equivariance(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]
 
     yield check
     if not measured and request.session.testsfailed == failed:
-        warnings.warn(
-            pytest.PytestWarning("the fixture `equivariance` was not called: nothing was asserted"), stacklevel=1
-        )
+        said = "the fixture `equivariance` was not called: nothing was asserted"
+        warnings.warn(pytest.PytestWarning(said), stacklevel=1)
     if measured:
         from equiv_probe.report.stored_data import plain
 

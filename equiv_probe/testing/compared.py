@@ -90,13 +90,11 @@ class Comparison:
         own, values = self._subject.identity[name], self._copies.outputs.get(name)
         if values is None or not own.numel():
             return None
-        held = self._subject.held(own, self._subject.schema.outputs[name])
-        if held is not None:  # padding may hold anything
-            own, values = (torch.where(held, one, one.nan_to_num(0.0, 0.0, 0.0)) for one in (own, values))
+        own, values, *others = (self._counted(one, name) for one in (own, values, *(one[name] for one in self._floors)))
         if lost := int((~own.isfinite()).sum()):
             wrong = f"{name!r} is not finite: {lost} of {own.numel()} numbers are NaN or infinite, and tell nothing"
             return Checked(name, self._group, math.nan, math.nan, math.nan, len(values), wrong)
-        floor, noise = (root(one[name] - own) for one in self._floors)
+        floor, noise = (root((one - own).nan_to_num(math.inf, math.inf)) for one in others)
         size, eps = root(own), self._spacing(name)
         off = (values - own).abs().nan_to_num(math.inf, math.inf)
         strict = 0.0
@@ -127,6 +125,11 @@ class Comparison:
             real = f"{chance}, and {number(beneath.error)} is there whatever it makes"
             wrong = self._broken(name, off, real) if beneath.is_real else ""
         return Checked(name, self._group, root(off), size, allowed, len(values), wrong)
+
+    def _counted(self, values: Tensor, name: str) -> Tensor:
+        """Values of an output without what padding may hold, which is no number at times."""
+        held = self._subject.held(self._subject.identity[name], self._subject.schema.outputs[name])
+        return values if held is None else torch.where(held, values, values.nan_to_num(0.0, 0.0, 0.0))
 
     @cached_property
     def _beneath(self) -> dict[str, Beneath]:
