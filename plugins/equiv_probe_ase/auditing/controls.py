@@ -45,7 +45,7 @@ _CHANCE = ("floor", "resolution", "explained", "explained_at_moved", "nondetermi
 
 def controls_of(records: Sequence[Record], units: Mapping[str, Unit], *, moved: bool) -> list[Control]:
     """All controls of the structures that were measured; ``moved`` is whether moved copies were evaluated."""
-    found = [_sees_rotation(records)]
+    found = [sees_rotation_in(records)]
     for name, unit in units.items():
         values = [record["quantities"][name] for record in records if name in record["quantities"]]
         if values:
@@ -65,7 +65,8 @@ def controls_of(records: Sequence[Record], units: Mapping[str, Unit], *, moved: 
     return found
 
 
-def _sees_rotation(records: Sequence[Record]) -> Control:
+def sees_rotation_in(records: Sequence[Record]) -> Control:
+    """Whether outputs depend on what was rotated, at those structures that were also evaluated deformed."""
     alone = [record for record in records if has_no_orientation(record)]
     same = {name for record in alone for name, values in record["quantities"].items() if not values["equiv"] > 0}
     if same and len(alone) == len(records):

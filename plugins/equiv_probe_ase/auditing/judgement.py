@@ -28,7 +28,9 @@ def judged(values: Sequence[Values], equiv: float, stderr: float, relative: floa
     found = verdict(
         rms, floor, root_mean_square(values, "nondeterminism"), unit, relative, rounding=rounding_of(values)
     )
-    if found.kind == "round-off" and all(map(is_zero, values)):
+    # Where nothing was deformed, as of an atom alone or of most frames of a trajectory, nothing is known.
+    asked = [one for one in values if one.get("deformed") is not None] or values
+    if found.kind == "round-off" and all(map(is_zero, asked)):
         return Verdict("unknown", "not measured: zero, also at rotated and at displaced atoms")
     stuck = sum(map(is_stuck, values))
     if found.kind == "round-off" and stuck:

@@ -10,7 +10,6 @@ from equiv_probe.results.structure_table import StructureTable
 from equiv_probe_ase.auditing.controls import controls_of
 from equiv_probe_ase.auditing.energy_zero import relative_to_one_zero
 from equiv_probe_ase.auditing.gradient_check import torque_notes
-from equiv_probe_ase.auditing.judgement import has_no_orientation
 from equiv_probe_ase.auditing.notes import notes_on, notes_on_rounding
 from equiv_probe_ase.auditing.summary import blind_spots, collected, summarise, unmeasured
 from equiv_probe_ase.auditing.worst_structures import worst_of
@@ -18,7 +17,6 @@ from equiv_probe_ase.auditing.worst_structures import worst_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from equiv_probe.estimation.controls import Control
     from equiv_probe_ase.auditing.about import About
 
     Record = dict[str, Any]
@@ -60,8 +58,8 @@ def report_of(
     on_torque = torque_notes(kept, gradients) if complete else []
     kept, on_the_zero = relative_to_one_zero(kept, about.loss, about.offsets)
     measured = summarise(kept, totals, about.units, about.loss)
-    if why := _nothing_shown(kept, controls):
-        measured = [unmeasured(one, why) if one.verdict == "round-off" else one for one in measured]
+    if any(one.failed and one.name == MEMORY for one in controls):
+        measured = [unmeasured(one, "the calculator remembers") for one in measured]
     doubts = [note for one in totals.values() for note in one.notes]
     return Report(
         model=about.model,
@@ -82,13 +80,6 @@ def report_of(
         complete=complete,
         controls=controls,
     )
-
-
-def _nothing_shown(kept: Sequence[Record], controls: Sequence[Control]) -> str:
-    """Why outputs that look invariant were not measured; empty if they were."""
-    if any(one.failed and one.name == MEMORY for one in controls):
-        return "the calculator remembers"
-    return "rotation leaves these structures as they are" if kept and all(map(has_no_orientation, kept)) else ""
 
 
 def _with_details(kept: list[Record], record_of: Callable[[str], Record]) -> list[Record]:
