@@ -193,14 +193,15 @@ def _displaced(value: Tensor, generator: torch.Generator, size: float) -> Tensor
 
 def moving_inputs(model: RotatedModel, rotations: Tensor) -> list[str]:
     """The inputs that rotations ``(C, 3, 3)`` change by more than rounding."""
-    found = []
-    for name, copies in model.rotated(rotations).items():
-        value = model.inputs[name].detach()
-        eps = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
-        change = (copies.cpu().double() - value.cpu().double()).abs().nan_to_num().max()
-        if float(change) > STAYS * eps * float(value.cpu().double().abs().nan_to_num().max()):
-            found.append(name)
-    return found
+    return [name for name, copies in model.rotated(rotations).items() if is_changed(copies, model.inputs[name])]
+
+
+def is_changed(copies: Tensor, value: Tensor) -> bool:
+    """Whether copies ``(C, *S)`` differ from a value by more than rounding, which those of an atom alone do not."""
+    eps = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+    own = value.detach().cpu().double()
+    change = (copies.detach().cpu().double() - own).abs().nan_to_num().max()
+    return float(change) > STAYS * eps * float(own.abs().nan_to_num().max())
 
 
 def _is_symmetric(model: RotatedModel, name: str, rotations: Tensor) -> bool:
