@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Final
 
 import torch
 
-from equiv_probe.rotations.haar import haar, to_quaternions
+from equiv_probe.rotations.haar import from_quaternions, haar, to_quaternions
 from equiv_probe.rotations.wigner import wigner
 
 if TYPE_CHECKING:
@@ -39,6 +39,9 @@ HIGHEST: Final = 5
 SURVEY: Final = "design-8"
 ORIENTATIONS: Final = 8000
 """How many are compared: any other has one of them within some 7°, a tenth of a period of the highest degree."""
+NEARBY: Final = 500
+REACHES: Final = (0.08, 0.02, 0.005)
+"""Radians: the best is moved to the best of so many about it, thrice."""
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,19 @@ def oriented(plan: RotationPlan, surveys: Mapping[str, Survey]) -> tuple[Rotatio
     if plan.degree >= HIGHEST:
         return plan, {}
     candidates = _candidates()
-    left = {name: kept(plan, survey.power, candidates) for name, survey in surveys.items()}
-    score = sum((of / of.mean() for of in left.values() if float(of.mean()) > 0), torch.zeros(len(candidates)))
-    best = int(score.argmin())
-    w, x, y, z = to_quaternions(candidates[best]).tolist()
-    return replace(plan, orientation=(w, x, y, z)), {name: math.sqrt(float(of[best])) for name, of in left.items()}
+    at_random = {name: float(kept(plan, survey.power, candidates).mean()) for name, survey in surveys.items()}
+    counted = [(surveys[name].power, scale) for name, scale in at_random.items() if scale > 0]
+
+    def best_of(orientations: Tensor) -> Tensor:
+        scores = [kept(plan, power, orientations) / scale for power, scale in counted]
+        return orientations[int(torch.stack(scores).sum(0).argmin()) if scores else 0]
+
+    best = best_of(candidates)
+    for reach in REACHES:
+        best = best_of(torch.cat([best[None], _within(reach) @ best]))
+    w, x, y, z = to_quaternions(best).tolist()
+    left = {name: math.sqrt(float(kept(plan, survey.power, best[None]))) for name, survey in surveys.items()}
+    return replace(plan, orientation=(w, x, y, z)), left
 
 
 @lru_cache(maxsize=1)
@@ -111,3 +122,10 @@ def _candidates() -> Tensor:
     """Orientations ``(Q, 3, 3)``, the same ones always."""
     drawn = haar(ORIENTATIONS - 1, torch.Generator().manual_seed(0))
     return torch.cat([torch.eye(3, dtype=torch.float64)[None], drawn])
+
+
+@lru_cache(maxsize=8)
+def _within(reach: float) -> Tensor:
+    """Small rotations ``(NEARBY, 3, 3)`` by angles of about a reach in radians, the same ones always."""
+    halves = torch.randn(NEARBY, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * reach / 2
+    return from_quaternions(torch.cat([torch.ones(NEARBY, 1, dtype=torch.float64), halves], -1))

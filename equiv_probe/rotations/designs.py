@@ -101,7 +101,7 @@ def spread_degrees() -> dict[int, int]:
     """The degrees of the sets of :func:`spread`, by the number of rotations.
 
     >>> spread_degrees()
-    {18: 2, 30: 3, 36: 3}
+    {18: 2, 30: 3, 36: 3, 42: 3}
     """
     return {int(count): rule["degree"] for count, rule in _spread().items()}
 

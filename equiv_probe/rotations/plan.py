@@ -51,9 +51,10 @@ class RotationPlan:
 
     Args:
         design: ``"haar"`` (one rotation), ``"klein"``, ``"tetrahedral"``, ``"octahedral"``, ``"icosahedral"``,
-            ``"design-<degree>"``, the rule of a degree up to 14 with the fewest rotations, ``"spread-18"``, ``-30`` or
-            ``-36``, between the groups, ``"lebedev-<degree>"``, which goes on to 131, or ``"cube"``: the 24 rotations
-            of the cube as they are, not rotated, whose average over that subgroup is exact and has no sampling error.
+            ``"design-<degree>"``, the rule of a degree up to 14 with the fewest rotations, ``"spread-18"``, ``-30``,
+            ``-36`` or ``-42``, between the groups, ``"lebedev-<degree>"``, which goes on to 131, or ``"cube"``: the 24
+            rotations of the cube as they are, not rotated, whose average over that subgroup is exact and has no
+            sampling error.
             ``"product-<directions>x<angles>"`` is Lebedev's rule of so many directions × equal steps in the angle.
             ``"box"`` is the identity and the rotations by 180° about x, y and z, which any box of voxels allows, and
             ``"box-z"`` (or x, y) the eight rotations of a box whose sides across z are equal.

@@ -118,6 +118,7 @@ def main() -> None:
                 if step not in done and run.weights_at(step).exists():
                     own = {"run": name, "seed": seed, "step": step}
                     rows += [own | row for row in measure(run, step, args.size)]
+                    rows.sort(key=lambda row: (row["run"], row["seed"], row["step"]))
                     write(path, rows)
     tables(rows, config.marks)
 

@@ -126,6 +126,9 @@ class DaskCrew:
 
         try:
             found, work = self._submitted(function, *arguments).result()
+        except _RecipeMissingError:  # a worker that came a moment ago
+            time.sleep(0.1)
+            return self.ask(function, *arguments)
         except KilledWorker as error:
             raise EquivProbeError(
                 f"a calculator of which {error.allowed_failures + 1} workers died, one after the other",

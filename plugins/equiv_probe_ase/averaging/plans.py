@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Mode: TypeAlias = Literal["average", "random-frame"]
 RANDOM_FRAME: Final = "random-frame"
+ORIENTED: Final = "oriented"
 
 
 def asked_of(
@@ -77,28 +78,32 @@ def plan_of(mode: str, plan: PlanLike | None, *, redraw: bool = False, seed: int
     return plan if seed is None else replace(plan, seed=int(seed))
 
 
-def parse_twirl(text: str) -> tuple[RotationPlan | AutoPlan | None, Mode]:
-    """Plan and mode from ``random-frame``, ``auto``, ``<design>`` (one replicate) or ``<design>:<replicates>``.
+def parse_twirl(text: str) -> dict[str, Any]:
+    """Arguments of a twirled calculator from ``random-frame``, ``auto`` or ``<design>[:<replicates>][:oriented]``.
 
     Raises:
         EquivProbeError: an unknown design, or replicates that are no number.
 
-    >>> parse_twirl("tetrahedral:2")[0].size, parse_twirl("icosahedral")[0].size, parse_twirl("random-frame")
-    (24, 60, (None, 'random-frame'))
+    >>> parse_twirl("tetrahedral:2")["plan"].size, parse_twirl("octahedral:oriented")["orient"]
+    (24, True)
+    >>> parse_twirl("random-frame")
+    {'mode': 'random-frame'}
     """
     if text == RANDOM_FRAME:
-        return None, RANDOM_FRAME
+        return {"mode": RANDOM_FRAME}
     if text == AUTO:
-        return AutoPlan(), "average"
-    design, colon, replicates = text.partition(":")
+        return {"plan": AutoPlan()}
+    design, *further = text.split(":")
+    oriented = further[-1:] == [ORIENTED]
+    replicates = ":".join(further[:-1] if oriented else further) or "1"
     try:
-        if colon and not replicates.isdecimal():
+        if not replicates.isdecimal():
             raise EquivProbeError(f"{replicates!r} replicates", "a whole number")
-        return RotationPlan(design, int(replicates) if colon else 1), "average"
+        return {"plan": RotationPlan(design, int(replicates)), "orient": oriented}
     except EquivProbeError as error:
         raise EquivProbeError(
             f"rotations {text!r} ({error.found})",
-            f"{RANDOM_FRAME}, {AUTO}, or <design>:<replicates>: {', '.join(GROUP_ORDERS)}, design-<degree>, "
-            "lebedev-<degree>, product-<directions>x<angles>, haar or cube",
-            "--twirl icosahedral, or --twirl tetrahedral:4",
+            f"{RANDOM_FRAME}, {AUTO}, or <design>[:<replicates>][:{ORIENTED}]: {', '.join(GROUP_ORDERS)}, "
+            "design-<degree>, lebedev-<degree>, product-<directions>x<angles>, haar or cube",
+            f"--twirl icosahedral, --twirl tetrahedral:4, or --twirl octahedral:{ORIENTED}",
         ) from error

@@ -64,7 +64,10 @@ Design = Annotated[
 Replicates = Annotated[int | None, option(help="How many times the design is rotated at random; four give error bars.")]
 Twirl = Annotated[
     str | None,
-    option(help="Average the calculator over rotations first: icosahedral, tetrahedral:4, …, or random-frame."),
+    option(
+        help="Average the calculator over rotations first: icosahedral, tetrahedral:4, octahedral:oriented, …, auto, "
+        "or random-frame."
+    ),
 ]
 Vacuum = Annotated[float | None, option(help="Margin of a box around structures without a cell, Å.")]
 Batched = Annotated[
@@ -92,7 +95,7 @@ def calculator_of(name: str, device: str | None, dtype: str | None, twirl: str |
     from equiv_probe_ase.calculators.by_name import make_calculator
 
     calculator = make_calculator(name, device=device, dtype=dtype)
-    return calculator if twirl is None else TwirledCalculator(calculator, *parse_twirl(twirl), store_std=False)
+    return calculator if twirl is None else TwirledCalculator(calculator, **parse_twirl(twirl), store_std=False)
 
 
 def properties_of(given: str | None) -> list[str] | None:

@@ -117,16 +117,17 @@ def test_a_model_that_errs_alike_in_all_directions_has_no_orientation(design: st
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize(("design", "degree"), [("octahedral", 4), ("product-6x5", 4)])
 def test_an_error_along_one_direction_is_missed(design: str, degree: int, seed: int) -> None:
-    """A design that aliases one harmonic of a degree misses the one of the model, to a few percent of its amplitude.
+    """A design that aliases one harmonic of a degree misses the one of the model, to a thousandth of its amplitude.
 
-    8000 orientations have one within some 7° of any; rotated at random the average would keep 1/9, 1/13 of the power.
+    Of 8000 orientations alone the best is within some 7°, and keeps some percent; about it a better one is found.
+    Rotated at random the average would keep 1/9, 1/13 of the power.
     """
     planted, plan = Planted({degree: 1.0}, seed=seed), RotationPlan(design, 1)
     found, expected = oriented(plan, planted.survey)
     at_random = aliasing(plan, degree) ** 0.5
-    assert expected["it"] < 0.03 * at_random * planted.survey["it"].orbit
+    assert expected["it"] < 1e-3 * at_random * planted.survey["it"].orbit
     means = torch.einsum("n,rnc->rc", found.weights, _values(planted, replace(found, replicates=200)))
-    assert float(means.square().mean().sqrt()) < 0.04 * at_random * planted.survey["it"].orbit
+    assert float(means.square().mean().sqrt()) < 1e-3 * at_random * planted.survey["it"].orbit
 
 
 def _values(planted: Planted, plan: RotationPlan) -> torch.Tensor:
@@ -160,7 +161,7 @@ def test_an_output_that_does_not_vary_has_no_say() -> None:
 
 
 def test_choosing_with_a_survey_takes_fewer_rotations_and_tries_less() -> None:
-    """Degree 4 along one direction: the octahedral group, where without a survey it takes a design of degree 4."""
+    """Degree 4 along one direction: the octahedral group, where without a survey it takes one nearly of degree 4."""
     planted = Planted({4: 1.0})
 
     def measure(plan: RotationPlan) -> dict[str, Left]:
@@ -168,7 +169,7 @@ def test_choosing_with_a_survey_takes_fewer_rotations_and_tries_less() -> None:
         return {"it": Left(planted.survey["it"].orbit, float(means.var(0, correction=1).mean().sqrt()), 1e-12)}
 
     without, with_survey = choose(measure, AutoPlan()), choose(measure, AutoPlan(), planted.survey)
-    assert without.plan.n == 43
+    assert without.plan.n == 42
     assert with_survey.is_enough
     assert with_survey.plan.n <= 24
     assert with_survey.plan.orientation is not None

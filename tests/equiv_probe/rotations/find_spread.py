@@ -1,6 +1,6 @@
 r"""Finds the rotations of ``equiv_probe/rotations/spread.json``: few, between two groups, spread as evenly as can be.
 
-    python tests/equiv_probe/rotations/find_spread.py 18:2 30:3 36:3 -o spread.json
+    python tests/equiv_probe/rotations/find_spread.py 18:2 30:3 36:3 42:3 -o spread.json
 
 Of n rotations with equal weights that average all Wigner functions up to degree t exactly, those that alias least of
 an orbit whose power falls by 0.3 from degree to degree: ``Σ_l 0.3^l Σ_{ij} χ_l(d_i⁻¹ d_j) / (2l + 1)``, with a large

@@ -142,6 +142,29 @@ def test_a_structure_that_kills_its_workers_is_listed(cluster: Any, model: str) 
 
 
 @pytest.mark.slow
+def test_a_worker_that_was_not_told_yet_what_to_make_is_waited_for(cluster: Any) -> None:
+    """As one that comes while an audit begins: work may reach it before the recipe does."""
+    from equiv_probe_ase.auditing.dask_cluster import DaskCrew
+    from equiv_probe_ase.auditing.subject import Recipe, Subject
+    from equiv_probe_ase.structures.loading import load
+
+    def forget_for_a_second() -> None:
+        from equiv_probe_ase.auditing.dask_cluster import _held
+
+        told = dict(_held.recipes)
+        _held.recipes.clear()
+        threading.Timer(1.0, _held.recipes.update, [told]).start()
+
+    how = dict.fromkeys(("properties", "schema", "precision", "atoms_per_call", "name")) | {"batched": True}
+    crew = DaskCrew(Recipe(Tilted(), load(structures(2)), how), cluster)
+    try:
+        cluster.run(forget_for_a_second)
+        assert crew.ask(Subject.findings).label == "Tilted"
+    finally:
+        crew.close()
+
+
+@pytest.mark.slow
 def test_a_cluster_by_its_address_and_its_file(cluster: Any, model: str, tmp_path: Path) -> None:
     frames = structures(3)
     whole = comparable(audit(model, frames, plan=PLAN))

@@ -225,7 +225,12 @@ class Tilted(EMT):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "verdict"),
-    [("klein", "round-off"), ("haar:2", "broken"), ("random-frame", "non-deterministic")],
+    [
+        ("klein", "round-off"),
+        ("klein:oriented", "round-off"),
+        ("haar:2", "broken"),
+        ("random-frame", "non-deterministic"),
+    ],
 )
 def test_an_audit_from_the_command_line(
     how: str, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -245,10 +250,13 @@ def test_an_audit_from_the_command_line(
 
 
 def test_words_for_rotations() -> None:
-    assert parse_twirl("octahedral")[0] == ep.RotationPlan("octahedral", replicates=1)
-    assert parse_twirl("lebedev-3:2")[0] == ep.RotationPlan("lebedev-3", replicates=2)
-    assert parse_twirl("random-frame") == (None, "random-frame")
-    for wrong, found in (("cubic", "design 'cubic'"), ("klein:many", "'klein:many'"), ("klein:0", "replicates=0")):
+    assert parse_twirl("octahedral") == {"plan": ep.RotationPlan("octahedral", replicates=1), "orient": False}
+    assert parse_twirl("lebedev-3:2") == {"plan": ep.RotationPlan("lebedev-3", replicates=2), "orient": False}
+    assert parse_twirl("klein:oriented") == {"plan": ep.RotationPlan("klein", replicates=1), "orient": True}
+    assert parse_twirl("klein:3:oriented") == {"plan": ep.RotationPlan("klein", replicates=3), "orient": True}
+    assert parse_twirl("random-frame") == {"mode": "random-frame"}
+    wrongs = (("klein:many", "'klein:many'"), ("klein:0", "replicates=0"), ("klein:2:3", "'2:3' replicates"))
+    for wrong, found in (("cubic", "design 'cubic'"), ("klein:oriented:2", "'oriented:2'"), *wrongs):
         with pytest.raises(EquivProbeError, match=found):
             parse_twirl(wrong)
 
