@@ -14,6 +14,7 @@ Nothing heavy is imported before a test asks for the fixture.
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -41,14 +42,22 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fail a test that has the marker for itself and asserts nothing by it."""
+    marked = any(marker.name == "equivariant" for marker in item.own_markers)
+    if marked and "equivariance" not in getattr(item, "fixturenames", ()):
+        why = "is marked `equivariant`, and does not use the fixture `equivariance`: nothing would be asserted"
+        pytest.fail(f"{item.name} {why}", pytrace=False)
+
+
 @pytest.fixture
 def equivariance(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]]:
     """:func:`equiv_probe.testing.assert_equivariant` with the marker's options; the end of the session shows it all."""
     from equiv_probe.testing.checked import checked, require_equivariant
 
-    marker = request.node.get_closest_marker("equivariant")
-    options = dict(marker.kwargs) if marker else {}
+    options = _options(request.node)
     measured: list[Any] = []
+    failed = request.session.testsfailed
 
     def check(model: Callable[..., Any], batch: Any, schema: Any = None, **given: Any) -> None:
         __tracebackhide__ = True
@@ -57,10 +66,33 @@ def equivariance(request: pytest.FixtureRequest) -> Iterator[Callable[..., None]
         require_equivariant(found)
 
     yield check
+    if not measured and request.session.testsfailed == failed:
+        said = "the fixture `equivariance` was not called: nothing was asserted"
+        warnings.warn(pytest.PytestWarning(said), stacklevel=1)
     if measured:
         from equiv_probe.report.stored_data import plain
 
         request.node.user_properties.append((_KEPT, [plain(one) for one in measured]))
+
+
+def _options(node: pytest.Item) -> dict[str, Any]:
+    """Options of all markers, of a module, a class and the test itself: the closest wins, option by option."""
+    import inspect
+
+    from equiv_probe.errors import EquivProbeError, did_you_mean
+    from equiv_probe.testing.checked import checked
+
+    known = [name for name, one in inspect.signature(checked).parameters.items() if one.kind is one.KEYWORD_ONLY]
+    options: dict[str, Any] = {}
+    for marker in reversed(list(node.iter_markers("equivariant"))):
+        options |= marker.kwargs
+        for wrong in (*map(repr, marker.args), *(name for name in marker.kwargs if name not in known)):
+            raise EquivProbeError(
+                f"the marker equivariant with {wrong}",
+                f"keywords among {', '.join(known)}{did_you_mean(wrong, known)}",
+                '@pytest.mark.equivariant(group="O(3)")',
+            )
+    return options
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
@@ -79,7 +111,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line(f"{path} was not written: no test used the fixture `equivariance`")
         return
     from equiv_probe.report.stored_data import converted
-    from equiv_probe.testing.checked import Checked
+    from equiv_probe.testing.compared import Checked
     from equiv_probe.testing.tested import Tested, TestedModels, versions
 
     result = TestedModels([Tested(name, [converted(one, Checked) for one in each]) for name, each in found], versions())

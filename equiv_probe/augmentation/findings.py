@@ -10,6 +10,7 @@ from rich.table import Table
 
 from equiv_probe.augmentation.uniformity import moments, recipe, uniformity
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.by_name import ByName
 from equiv_probe.report.terminal import plain_text
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class AugmentationCheck:
+class AugmentationCheck(ByName[Finding]):
     """What :func:`equiv_probe.check_augmentation` found.
 
     Attributes:
@@ -59,12 +60,9 @@ class AugmentationCheck:
         """The findings that did not pass."""
         return tuple(finding for finding in self.findings if finding.passed is False)
 
-    def __getitem__(self, name: str) -> Finding:
-        """A finding by name."""
-        found = {finding.name: finding for finding in self.findings}
-        if name not in found:
-            raise EquivProbeError(f"no finding {name!r}", f"one of {list(found)}")
-        return found[name]
+    def items(self) -> list[tuple[str, Finding]]:
+        """The findings by name."""
+        return [(finding.name, finding) for finding in self.findings]
 
     def raise_if_wrong(self) -> None:
         """Raise EquivProbeError unless ``ok``, to stop a training script or a test."""

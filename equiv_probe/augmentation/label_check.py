@@ -228,5 +228,5 @@ def _candidates(value: Tensor) -> list[Representation]:
     if shape[-2:] == (3, 3):
         found += [reps.tensor(2)]
     if shape[-1:] == (6,):
-        found += [reps.voigt(order) for order in USUAL_ORDERS]
+        found += [reps.voigt(order, shears) for shears in (1.0, 2.0) for order in USUAL_ORDERS]
     return found

@@ -19,6 +19,8 @@ ELSEWHERE = "no coordinates come in elsewhere"
 TRANSLATION = "does not depend on where the structure is"
 BATCH = "does not depend on its batch"
 MEMORY = "does not remember"
+UNMOVED = "an atom alone, atoms in one place or a uniform grid"
+"""What has no orientation."""
 OWN_FRAME = "rotations of the batch reach the network"
 MANY = "many {} carry the number"
 FEW = 10.0
@@ -89,6 +91,16 @@ def sees_rotation(outputs: Sequence[str], stuck: Sequence[str], tested: int, *, 
         f"rotated and when they are displaced, on {of}): a cache, or coordinates that come in elsewhere",
         float(len(stuck)),
         0.0,
+    )
+
+
+def nothing_rotates(outputs: Sequence[str]) -> Control:
+    """The failed control of outputs that rotation leaves as they are, at inputs that it leaves as they are too."""
+    return Control(
+        SEES_ROTATION,
+        False,
+        f"{_some(outputs)}: nothing was rotated, for rotation leaves {UNMOVED} as it is: that these outputs stay the "
+        "same says nothing. Measure structures of two atoms or more",
     )
 
 

@@ -38,6 +38,12 @@ SYMMETRIC = 1e-6
 """Of the largest component: what is left of the antisymmetric part of a symmetric matrix is rounding."""
 DECLARED = "is declared as"
 """In the sentences that say of another representation that it fits better."""
+SAME = 1e-3
+"""Relative difference of two factors on shears that may be rounding, or what else is wrong."""
+LEAST = 0.05
+"""And how much smaller or larger than the tensor's own they may be."""
+_FACTORS = (2.0, 0.5, 2**0.5, 0.5**0.5, -1.0)
+"""Engineering shears, their inverse, Mandel's form, and another sign."""
 MANY_TIMES = 1e6
 """Less variance than that is none: how much less is rounding."""
 
@@ -100,7 +106,9 @@ def explanations(orbit: Orbit, name: str) -> list[Explanation]:
     is_known = known is not None and _kind(known) == _kind(declared)
     beside_grid = any(rep.is_whole for rep in orbit.schema.inputs.values())
     case = _Case(name, declared, raw, rotations, center, variance, is_known, beside_grid)
-    found = list(_representations(case)) if variance > BROKEN * float(values.square().mean()) else []
+    # What varies little is at most the same quantity in another form.
+    alike = is_known or not variance > BROKEN * float(values.square().mean())
+    found = list(_representations(case, alike=alike))
     found += _defects(case) if declared.event_shape else ()
     moved = list(_moved(case))
     if declared == reps.point and beside_grid:
@@ -119,13 +127,13 @@ def _fields(orbit: Orbit, name: str, declared: Grid) -> list[Explanation]:
     return [Explanation("representation", said.format(what), back) for what, back in others]
 
 
-def _representations(case: _Case) -> Iterator[Explanation]:
-    """Other representations of the same shape; of the same kind where the name leaves no doubt."""
+def _representations(case: _Case, *, alike: bool) -> Iterator[Explanation]:
+    """Other representations of the same shape; ``alike``: of the same kind alone."""
     whole = None
-    if case.declared == reps.scalar and case.raw.ndim > 2 and case.raw.shape[-1] > 3:
+    if not alike and case.declared == reps.scalar and case.raw.ndim > 2 and case.raw.shape[-1] > 3:
         whole = components(case.raw, case.rotations)
-    for other in (*_others(case.declared, case.raw), *([whole] if whole else [])):
-        if (case.is_known and _kind(other) != _kind(case.declared)) or (case.center is None and other.is_affine):
+    for other in (*_others(case.declared, case.raw, case.rotations), *([whole] if whole else [])):
+        if (alike and _kind(other) != _kind(case.declared)) or (case.center is None and other.is_affine):
             continue
         values = other.rotate_back(case.raw, case.rotations, case.center)
         left = _variance(values)
@@ -163,15 +171,39 @@ def _defects(case: _Case) -> Iterator[Explanation]:
 
 
 def _orders(case: _Case) -> Iterator[Explanation]:
-    """A symmetric matrix whose six numbers were in another order than the one in which it was unfolded, ASE's."""
+    """A symmetric matrix whose six numbers were in another order, or scaled otherwise, than it was unfolded from."""
     six = torch.stack(
         [case.raw[..., "xyz".index(pair[0]), "xyz".index(pair[1])] for pair in USUAL_ORDERS[0].split()], -1
     )
-    for order in USUAL_ORDERS[1:]:
-        back, pairs = reps.voigt(order).rotate_back(six, case.rotations), order.split()
+    for form in _symmetric_forms(six, case.rotations):
+        if form == reps.voigt():
+            continue
+        back, pairs = form.rotate_back(six, case.rotations), form.order.split()
         place = [[next(k for k, pair in enumerate(pairs) if set(pair) == {a, b}) for b in "xyz"] for a in "xyz"]
-        sentence = f"{case.name!r} rotates as it should if its six components are read as ({order})"
-        yield Explanation("representation", f"{sentence} and not in ASE's order ({USUAL_ORDERS[0]})", back[..., place])
+        scaled = "" if form.shears == 1 else f" with shears times {form.shears:.4g}"
+        sentence = (
+            f"{case.name!r} rotates as it should if its six components are read as ({form.order}){scaled} and not in "
+            f"ASE's order ({USUAL_ORDERS[0]}), with the tensor's own shears. That is a defect, unless it is meant: "
+            f'outputs={{"{case.name}": ep.{form}}}'
+        )
+        yield Explanation("representation", sentence, back[..., place])
+
+
+def _symmetric_forms(six: Tensor, rotations: Tensor) -> Iterator[reps.Voigt]:
+    """Six numbers ``(K, ..., 6)`` in every usual order, as they are and with the factor on shears that fits best.
+
+    Rotated back they are ``a + b/f``, with ``a`` of the diagonal, ``b`` of the shears and the factor ``f``: the
+    variance over rotations is least at ``1/f = −⟨a, b⟩/⟨b, b⟩``, each without its mean.
+    """
+    yield from map(reps.voigt, USUAL_ORDERS)
+    for order in USUAL_ORDERS:
+        shears = six.new_tensor([float(pair[0] != pair[1]) for pair in order.split()])
+        back = [reps.voigt(order).rotate_back(six * part, rotations) for part in (1 - shears, shears)]
+        a, b = (one - one.mean(0) for one in back)
+        inverse = float(-(a * b).sum() / b.square().sum().clamp_min(torch.finfo(b.dtype).tiny))
+        if abs(inverse - 1) > SAME and LEAST < abs(inverse) < 1 / LEAST:
+            usual_one = next((f for f in _FACTORS if abs(inverse * f - 1) < SAME), 1 / inverse)
+            yield reps.voigt(order, usual_one)
 
 
 def _moved(case: _Case) -> Iterator[Explanation]:
@@ -221,7 +253,7 @@ def _variance(values: Tensor) -> float:
     return float(values.var(0, correction=0).mean())
 
 
-def _others(declared: Representation, raw: Tensor) -> Iterator[Representation]:
+def _others(declared: Representation, raw: Tensor, rotations: Tensor) -> Iterator[Representation]:
     """Representations of the same trailing shape that differ from the declared one."""
     shape = tuple(raw.shape[1:])
     candidates: list[Representation] = [reps.scalar]
@@ -230,7 +262,7 @@ def _others(declared: Representation, raw: Tensor) -> Iterator[Representation]:
     if shape[-2:] == (3, 3):
         candidates += [reps.tensor(2), frames.orientation]
     if shape[-1:] == (6,):
-        candidates += [reps.voigt(order) for order in USUAL_ORDERS]
+        candidates += _symmetric_forms(raw, rotations)
     for candidate in candidates:
         if str(candidate) != str(declared):
             yield candidate

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import msgspec
 
-from equiv_probe.errors import EquivProbeError
 from equiv_probe.generative import plots
 from equiv_probe.generative.end_points import EndPoints
 from equiv_probe.generative.sampler_tables import draws_table, end_points_table, headline, spread_table, worst_samples
+from equiv_probe.report.by_name import ByName
 from equiv_probe.report.document import Document, Section, method
 from equiv_probe.report.record import Record
 from equiv_probe.results.failures import Failure, failed, remark
@@ -40,8 +40,8 @@ BLIND = [
 ]
 
 
-class SamplerAudit(Record, frozen=True):
-    """What :func:`equiv_probe.audit_sampler` found; :meth:`__getitem__` gives an output by name.
+class SamplerAudit(Record, ByName[EndPoints], frozen=True):
+    """What :func:`equiv_probe.audit_sampler` found; ``audit["pos"]`` is that of an output.
 
     Attributes:
         sampler: its name.
@@ -72,12 +72,9 @@ class SamplerAudit(Record, frozen=True):
         if not self.measured:
             raise ValueError("measured: nothing, and at least one output is expected")
 
-    def __getitem__(self, name: str) -> EndPoints:
-        """What was measured of one output."""
-        for one in self.measured:
-            if one.name == name:
-                return one
-        raise EquivProbeError(f"no output {name!r}", f"one of {[one.name for one in self.measured]}")
+    def items(self) -> list[tuple[str, EndPoints]]:
+        """What was measured, by output."""
+        return [(one.name, one) for one in self.measured]
 
     @classmethod
     def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:

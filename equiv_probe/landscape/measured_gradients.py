@@ -10,6 +10,7 @@ from equiv_probe.deprecation import warn
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.landscape.gradient_sums import GradientSums
 from equiv_probe.landscape.parameter_groups import ALL
+from equiv_probe.report.by_name import ByName
 from equiv_probe.results.gradient_record import GradientNumbers, GradientRecord
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def _of_all(name: str) -> cached_property[Estimate]:
 
 
 @dataclass(frozen=True)
-class Gradients:
+class Gradients(ByName[GradientSums]):
     """``∇L_total``, ``∇L_mean`` and ``∇L_equiv`` by group of parameters; ``+`` merges measurements.
 
     Attributes:
@@ -43,8 +44,9 @@ class Gradients:
     blocks: str = "rotations"
     sizes: Mapping[str, int] = field(default_factory=dict)
 
-    def __getitem__(self, group: str) -> GradientSums:
-        return self.groups[group]
+    def items(self) -> list[tuple[str, GradientSums]]:
+        """The sums by group."""
+        return list(self.groups.items())
 
     def __add__(self, other: Gradients) -> Gradients:
         if self.groups.keys() != other.groups.keys() or self.blocks != other.blocks:

@@ -14,7 +14,7 @@ from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.kept_numbers import same
 from equiv_probe.live.random_state import RandomState
-from equiv_probe.orbit.controls import NUDGE, nudge
+from equiv_probe.orbit.controls import NUDGE, is_changed, nudge
 from equiv_probe.rotations.haar import haar
 from equiv_probe.schema.translation import shift_of
 
@@ -57,6 +57,13 @@ class Passes:
         """The outputs with other values of some inputs."""
         with isolated(self.live.network, generators=[generator for generator, _ in self.start.own]):
             return _outputs(self.live, self.call, changed, self.start)
+
+
+def rotates(passes: Passes, rotations: Tensor) -> bool:
+    """Whether rotations ``(C, [U,] 3, 3)`` change the inputs: those of atoms alone they leave as they are."""
+    structures, inputs = passes.live.structures(passes.call.inputs), passes.call.inputs
+    rotated = structures.rotate(inputs, passes.live.known_schema, rotations)
+    return any(is_changed(copies, inputs[name]) for name, copies in rotated.items() if copies.numel())
 
 
 def blind_outputs(passes: Passes, rotations: Tensor) -> dict[str, bool]:

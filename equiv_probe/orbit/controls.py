@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,6 +19,7 @@ from equiv_probe.estimation.controls import (
     does_not_move,
     forgets,
     nothing_elsewhere,
+    nothing_rotates,
     sees_rotation,
 )
 from equiv_probe.orbit.coordinates_beside import coordinates_in, matters, same, tensors_beside
@@ -25,7 +27,7 @@ from equiv_probe.representations.representation import Fixed
 from equiv_probe.schema.translation import shift_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from torch import Tensor
 
@@ -33,16 +35,21 @@ if TYPE_CHECKING:
 
 NUDGE = 0.1
 """Displacement of every coordinate, relative to the spread of all."""
-STAYS = 1e-6
-"""Relative change of the largest coordinate below which an input does not rotate (an atom about itself)."""
+LARGE_NUDGE = 1.0
+"""Of a second displacement, for outputs of few digits."""
+STAYS = 4.0
+"""Spacings of the largest coordinate by which an input that does not rotate (an atom about itself) may change."""
 STEPS = (-0.01, -0.005, 0.005, 0.01)
 """Relative changes of the move, small enough that only rounding makes their results differ."""
-REMEMBERED = 3
+REMEMBERED = 6
 """Rotated copies that are compared with their neighbours."""
-NEARBY = 1e-3
-"""Displacement of these, relative to the spread of all coordinates: far above what caches compare with."""
+NEARBY = (1e-2, 1e-3, 1e-4, 1e-5)
+"""Displacements of these, relative to the spread of all coordinates: one distance that is not as it was is enough for
+most caches, and what an output may differ by is less the smaller they are."""
 SLOPE = 0.6
 """Of the difference between two neighbours: a smooth output lies in the middle, a rounded one within half of it."""
+LASTS = 0.5
+"""Of the difference from neighbours ten times as far away, what there is still: a bent output leaves a hundredth."""
 ROUNDED = 1e3
 """Spacings of numbers that rounding makes at most of an output."""
 FIXED = 'if its positions are counted from a point that matters, rotate about that: center="origin"'
@@ -76,27 +83,47 @@ def controls_of(
 
 
 def dependence_on_rotation(model: RotatedModel, rotations: Tensor) -> list[Control]:
-    """Whether the outputs depend on what was rotated; one evaluation, and only where they stayed the same."""
-    known = [name for name, value in model.identity.items() if name in model.floating and value.numel()]
-    if not known:
-        return []
+    """Whether the outputs depend on what was rotated; an evaluation or two, and only where they stayed the same."""
+    given = [name for name, value in model.identity.items() if value.numel()]
+    # Classes and counts are the same at many inputs: they are asked only where there is nothing else.
+    known = [name for name in given if name in model.floating] or given
     still = [name for name in known if name not in model.varying]
     if not still:
-        return [sees_rotation([], [], 1)]
-    if not _can_be_deformed(model, rotations[:3]):
-        return [sees_rotation([], [], 0)]
-    generator = torch.Generator().manual_seed(0)
-    copies = model.rotated(None)
-    for name, value in rotating_inputs(model).items():
-        displaced = value.detach() + nudge(value.detach(), generator).to(value)
-        copies[name] = model.schema.inputs[name].within(displaced)[None]
-    try:
-        found = model.at(copies, 1)
-    except Exception:  # a model may refuse what no rotation makes: then nothing is known
-        return [sees_rotation([], [], 0)]
-    stuck = [name for name in still if model.is_own(name, found[name])]
-    seen = sees_rotation(stuck, ["the input"] if stuck else [], 1)
-    return [seen, *_remembered(model, rotations[:REMEMBERED], [name for name in still if name not in stuck])]
+        return [sees_rotation([], [], 1)] if known else []
+    moving = moving_inputs(model, rotations[:3])
+    same = [] if moving else [name for name in still if _is_symmetric(model, name, rotations[:3])]
+    if same:
+        return [nothing_rotates(same)]
+    seen, stuck = sees_displacement(model, still, moving)
+    doubtful = [name for name in still if name not in stuck and name in model.floating]
+    return [seen, *_remembered(model, rotations[:REMEMBERED], doubtful if seen.passed is not None else [])]
+
+
+def sees_displacement(model: RotatedModel, outputs: Sequence[str], inputs: Iterable[str]) -> tuple[Control, list[str]]:
+    """Whether outputs depend on inputs, and those that are the same to the last bit where these are displaced.
+
+    What is rounded to few digits, or counted, is given a second, larger displacement.
+    """
+    stuck, generator = list(outputs), torch.Generator().manual_seed(0)
+    unknown = sees_rotation([], [], 0), stuck
+    if not any(_can_be_deformed(model, name) for name in inputs):
+        return unknown
+    for size in (NUDGE, LARGE_NUDGE):
+        copies = {
+            name: rep.within(_displaced(value, generator, size)) if rep.event_shape else value
+            for name, value in model.rotated(None).items()
+            if (rep := model.schema.inputs[name])
+        }
+        try:
+            found = model.at(copies, 1)
+        except Exception:  # a model may refuse what no rotation makes: then nothing is known
+            if size == NUDGE:
+                return unknown
+            break
+        stuck = [name for name in stuck if model.is_own(name, found[name])]
+        if not stuck:
+            break
+    return sees_rotation(stuck, ["the input"] if stuck else [], 1), stuck
 
 
 def _remembered(model: RotatedModel, rotations: Tensor, names: Sequence[str]) -> Iterator[Control]:
@@ -108,23 +135,26 @@ def _remembered(model: RotatedModel, rotations: Tensor, names: Sequence[str]) ->
     if not names:
         return
     there, generator = model.rotated(rotations), torch.Generator().manual_seed(0)
-    places = rotating_inputs(model)
-    step = {n: nudge(places[n].detach(), generator, NEARBY).to(there[n]) for n in places}
-    sides = []
-    try:
-        for sign in (1, -1):
-            copies = {n: v + sign * step[n] if n in step else v for n, v in there.items()}
-            sides.append(model.at(copies, len(rotations)))
-    except Exception:  # as above
-        return
-    for name in names:
-        own = model.unmoved(name)
-        low = _precision(own, model.precision, math.nan)
-        offs = [_root((a + b) / 2 - own) for a, b in zip(sides[0][name], sides[1][name], strict=True)]
-        spans = [_root(a - b) for a, b in zip(sides[0][name], sides[1][name], strict=True)]
-        limits = [SLOPE * span + ROUNDED * torch.finfo(low).eps * _root(own) for span in spans]
-        if all(off > limit for off, limit in zip(offs, limits, strict=True)):
-            yield forgets(name, "the input", max(offs), max(limits), "")
+    found: dict[str, list[list[float]]] = {name: [] for name in names}
+    for size in NEARBY:
+        step = {n: nudge(v.detach(), generator, size).to(there[n]) for n, v in rotating_inputs(model).items()}
+        sides = [{n: v + sign * step[n] if n in step else v for n, v in there.items()} for sign in (1, -1)]
+        try:
+            before, after = (model.at(copies, len(rotations)) for copies in sides)
+        except Exception:  # as above
+            return
+        for name, offs in found.items():
+            pairs = list(zip(before[name], after[name], strict=True))
+            own = model.unmoved(name)
+            offs.append([_root((a + b) / 2 - own) for a, b in pairs])
+            spans = [_root(a - b) for a, b in pairs]
+            # What bends goes with the square of the step; what is remembered stays as far off.
+            lasting = [all(now > LASTS * then for now, then in zip(b, a, strict=True)) for a, b in pairwise(offs)]
+            low = _precision(own, model.precision, 1.0 if lasting[-2:] == [True, True] else math.nan)
+            limits = [SLOPE * span + ROUNDED * torch.finfo(low).eps * _root(own) for span in spans]
+            if lasting[-1:] == [True] and all(off > limit for off, limit in zip(offs[-1], limits, strict=True)):
+                yield forgets(name, "the input", max(offs[-1]), max(limits), "")
+                return
 
 
 def held_elsewhere(model: RotatedModel) -> list[Control]:
@@ -154,20 +184,40 @@ def _stays_beside(model: RotatedModel, name: str, value: Tensor) -> bool:
     return same(before, tensors_beside(model.predict).get(name))
 
 
-def _can_be_deformed(model: RotatedModel, rotations: Tensor) -> bool:
-    """Whether rotations change the inputs, and these are more than one point for each structure."""
-    rotating = rotating_inputs(model)
-    for name, copies in model.rotated(rotations).items():
-        value = rotating[name]
-        change = (copies - value).abs().nan_to_num().max()
-        if not float(change) > STAYS * float(value.abs().nan_to_num().max()):
-            continue
-        if not model.schema.inputs[name].is_affine or _has_several(model, name):
-            return True
-    return False
+def _displaced(value: Tensor, generator: torch.Generator, size: float) -> Tensor:
+    """Entries that are displaced; of whole numbers, as classes on a grid, each another one's."""
+    if value.is_floating_point():
+        return value + nudge(value, generator, size).to(value)
+    return value.flatten()[torch.randint(value.numel(), value.shape, generator=generator).to(value.device)]
 
 
-def _has_several(model: RotatedModel, name: str) -> bool:
+def moving_inputs(model: RotatedModel, rotations: Tensor) -> list[str]:
+    """The inputs that rotations ``(C, 3, 3)`` change by more than rounding."""
+    return [name for name, copies in model.rotated(rotations).items() if is_changed(copies, model.inputs[name])]
+
+
+def is_changed(copies: Tensor, value: Tensor) -> bool:
+    """Whether copies ``(C, *S)`` differ from a value by more than rounding, which those of an atom alone do not."""
+    eps = torch.finfo(value.dtype).eps if value.is_floating_point() else 0.0
+    own = value.detach().cpu().double()
+    change = (copies.detach().cpu().double() - own).abs().nan_to_num().max()
+    return float(change) > STAYS * eps * float(own.abs().nan_to_num().max())
+
+
+def _is_symmetric(model: RotatedModel, name: str, rotations: Tensor) -> bool:
+    """Whether an output stays as it is where it is rotated back, as numbers and zeros do."""
+    own = model.unmoved(name)
+    representation = model.schema.outputs[name]
+    back = representation.rotate_back(
+        own.expand(len(rotations), *own.shape), rotations, model.centers.about(own, representation)
+    )
+    return _root(back - own) <= STAYS * torch.finfo(torch.float32).eps * _root(own)
+
+
+def _can_be_deformed(model: RotatedModel, name: str) -> bool:
+    """Whether displacing an input does what no translation does: it is no place, or several of one structure."""
+    if not model.schema.inputs[name].is_affine:
+        return True
     if model.schema.batch is not None:
         return int(torch.bincount(model.inputs[model.schema.batch].long()).max()) > 1
     points = model.schema.inputs[name].places(model.inputs[name])

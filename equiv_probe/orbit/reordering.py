@@ -26,11 +26,14 @@ _OF_STRUCTURES = {"ptr", "n_atoms", "natoms", "num_atoms"}
 
 
 def reordered(model: RotatedModel, seed: int = 0) -> dict[str, Tensor]:
-    """Outputs for the atoms of every structure in another order, brought back into the first, ``(*S)`` by name.
+    """Outputs for the atoms of every structure in two other orders, brought back into the first, ``(C, *S)`` by name.
+
+    Every atom gets another place, in a cycle of all of them, and then two atoms each other's: together these make
+    all orders, where a single one drawn at random may be the one that was. An exchange of what is alike is left out.
 
     Args:
-        model: with its input; one evaluation.
-        seed: of the order.
+        model: with its input; two evaluations.
+        seed: of the orders.
 
     Raises:
         EquivProbeError: there are no atoms to reorder, or inputs whose entries may be places of atoms.
@@ -44,12 +47,19 @@ def reordered(model: RotatedModel, seed: int = 0) -> dict[str, Tensor]:
     axis = value.ndim - len(rep.event_shape) - 1
     if axis < 0 or value.shape[axis] < 2:
         raise EquivProbeError(f"one atom, {name!r} of shape {tuple(value.shape)}", "structures of two atoms or more")
-    order = _order(model, value.shape[axis], seed)
-    back = order.argsort()
-    lead = value.shape[: axis + 1]
     for other, counts in model.inputs.items():
         if isinstance(counts, torch.Tensor) and not counts.is_floating_point() and _may_count(other, counts):
             raise EquivProbeError(f"{other!r}, which may count atoms by their places", "edges under the usual names")
+    orders = _orders(model, value.shape[axis], seed)
+    each = [one for order in orders if (one := _in_order(model, order, value.shape[: axis + 1])) is not None]
+    if not each:
+        raise EquivProbeError("atoms that are all alike and in one place", "atoms that another order exchanges")
+    return {name: torch.stack([one[name] for one in each]) for name in each[0]}
+
+
+def _in_order(model: RotatedModel, order: Tensor, lead: torch.Size) -> dict[str, Tensor] | None:
+    """Outputs for atoms in an order, brought back; None if the inputs are what they were. ``lead`` is the atoms'."""
+    axis, back = len(lead) - 1, order.argsort()
 
     def moved(given: Any, what: Representation | None, places: Tensor) -> Any:
         free = given.ndim - len(what.event_shape if what else ()) if isinstance(given, torch.Tensor) else 0
@@ -65,17 +75,22 @@ def reordered(model: RotatedModel, seed: int = 0) -> dict[str, Tensor]:
         else:
             anew = moved(given.detach(), model.schema.inputs.get(other), order)
         copies[other] = anew[None]
-    found = model.at(copies, 1)
+    if all(torch.equal(v[0], model.inputs[other]) for other, v in copies.items()):
+        return None
     outputs = model.schema.outputs
-    return {other: moved(outputs[other].within(v[0]), outputs[other], back) for other, v in found.items()}
+    return {n: moved(outputs[n].within(v[0]), outputs[n], back) for n, v in model.at(copies, 1).items()}
 
 
-def _order(model: RotatedModel, atoms: int, seed: int) -> Tensor:
-    """An order of the atoms, those of a structure among themselves."""
-    keys = torch.rand(atoms, generator=torch.Generator().manual_seed(seed))
-    if model.schema.batch is not None:
-        keys = keys + model.inputs[model.schema.batch].cpu()
-    return keys.argsort()
+def _orders(model: RotatedModel, atoms: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Orders of the atoms, those of a structure among themselves: one cycle of all, and an exchange of two."""
+    owner = torch.zeros(atoms) if model.schema.batch is None else model.inputs[model.schema.batch].cpu()
+    drawn = (torch.rand(atoms, generator=torch.Generator().manual_seed(seed)) + owner).argsort()
+    cycle, exchange = torch.empty_like(drawn), torch.arange(atoms)
+    for structure in owner.unique():
+        mine = drawn[owner[drawn] == structure]
+        cycle[mine] = mine.roll(1)
+        exchange[mine[:2]] = mine[:2].flip(0)
+    return cycle, exchange
 
 
 def _may_count(name: str, value: Tensor) -> bool:

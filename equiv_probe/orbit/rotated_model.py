@@ -44,8 +44,8 @@ class RotatedModel:
         self.predict, self.like, self.stacked, self.precision = predict, inputs, stacked, precision
         self.evaluations = 0
         self.is_about_centroid = isinstance(center, str) and center == "centroid"
-        self.floating: set[str] = set()
-        """Outputs that are floating-point numbers as the model gives them."""
+        self.floating: dict[str, torch.dtype] = {}
+        """Outputs that are floating-point numbers as the model gives them, and in which precision."""
         self.varying: set[str] = set()
         """Outputs that were not the same to the last bit at all rotations, before they are rotated back."""
         self._own: dict[str, Tensor] = {}
@@ -91,11 +91,12 @@ class RotatedModel:
         """Raw outputs at the input itself, to the last bit, ``(1, *S)`` by output; at what of a grid is in its ball."""
         return next(in_chunks(lambda _a, _b: self._call(None), 1, 1))
 
-    def rotated_back(self, rotations: Tensor) -> dict[str, Tensor]:
-        """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output."""
+    def rotated_back(self, rotations: Tensor, displaced: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """``h_g`` for rotations ``(C, 3, 3)``, ``(C, *S)`` by output; of inputs to which something is added first."""
         found = {}
-        for name, value in self._call(rotations).items():
-            if name not in self.varying and (value.device.type == "meta" or not self.is_own(name, value)):
+        for name, value in self.at(self.rotated(rotations, displaced=displaced), len(rotations)).items():
+            known = displaced is not None or name in self.varying
+            if not known and (value.device.type == "meta" or not self.is_own(name, value)):
                 self.varying.add(name)
             representation = self.schema.outputs[name]
             back = representation.rotate_back(value, rotations, self.centers.about(value[0], representation))
@@ -116,8 +117,17 @@ class RotatedModel:
         """Where values of atoms are no padding, broadcastable against them; None where there is no mask of them."""
         return beside(self._atoms, value, rep)
 
-    def rotated(self, rotations: Tensor | None, *, back_again: bool = False) -> dict[str, Tensor]:
-        """Copies of the inputs that rotate, ``(C, …)``: rotated, or there and back in the model's precision."""
+    def rotated(
+        self,
+        rotations: Tensor | None,
+        *,
+        back_again: bool = False,
+        displaced: Mapping[str, Tensor] | None = None,
+    ) -> dict[str, Tensor]:
+        """Copies of the inputs that rotate, ``(C, …)``: rotated, or there and back in the model's precision.
+
+        What is ``displaced`` has these numbers added to it before it is rotated, in their precision.
+        """
         rotated = {}
         for name, representation in self.schema.inputs.items():
             value = self.inputs[name]
@@ -128,6 +138,7 @@ class RotatedModel:
                 rotated[name] = representation.within(value)[None].clone()
                 continue
             low = value.to(self.precision) if back_again and self.precision and value.is_floating_point() else value
+            low = low + displaced[name] if displaced and name in displaced else low
             center = self.centers.about(low, representation)
             copies = representation.rotate(low[None].expand(len(rotations), *low.shape), rotations, center)
             if back_again:
@@ -174,7 +185,7 @@ class RotatedModel:
         for name in self.schema.outputs:
             value = outputs[name].detach()
             if value.is_floating_point():
-                self.floating.add(name)
+                self.floating[name] = value.dtype
             if lead is not None and value.shape[:1] != (lead,):
                 raise EquivProbeError(
                     f"output {name!r} of shape {tuple(value.shape)} from a stacked call of {lead} rotations",

@@ -6,13 +6,29 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from equiv_probe.estimation.controls import BATCH, SEES_ROTATION, TRANSLATION, Control, does_not_move, nothing_elsewhere
+from equiv_probe.estimation.controls import (
+    BATCH,
+    SEES_ROTATION,
+    TRANSLATION,
+    Control,
+    does_not_move,
+    nothing_elsewhere,
+    nothing_rotates,
+)
 from equiv_probe.estimation.second_opinion import DECLARED
 from equiv_probe.live.better_fits import better_fits
-from equiv_probe.live.dependence import Passes, blind_outputs, coupled_outputs, differences_when_moved, drawn_outputs
+from equiv_probe.live.dependence import (
+    Passes,
+    blind_outputs,
+    coupled_outputs,
+    differences_when_moved,
+    drawn_outputs,
+    rotates,
+)
 from equiv_probe.live.number_spacing import spacing
 from equiv_probe.live.unrotated import directions_drawn, seen_elsewhere
 from equiv_probe.messages import logger
+from equiv_probe.probe.agreement import alone
 from equiv_probe.probe.found_controls import names
 from equiv_probe.probe.own_loss import loss_already
 from equiv_probe.schema.schema import shown
@@ -107,10 +123,12 @@ def _mode(passes: Passes) -> str:
 
 
 class CallChecks:
-    """Controls of calls, each run once for every mode of the network, at the first measurement in it."""
+    """Controls of calls, each run once for every mode of the network, at the first that has something to rotate."""
 
     def __init__(self, found: FoundControls) -> None:
         self.found = found
+        self.waits = False
+        """Whether all that was measured yet has no orientation, as batches of single atoms."""
         self._coupled: dict[bool, bool] = {}
 
     def rotates_alike(self, live: LiveOrbit) -> bool:
@@ -128,10 +146,17 @@ class CallChecks:
         """
         training = live.network.training
         device = next(v.device for v in call.inputs.values() if isinstance(v, torch.Tensor))
-        if device.type == "meta" or not self.found.first("call", training):
+        if device.type == "meta" or self.found.looked_at("call", training):
             return
         rotations = plan.rotations(plan.generator()).flatten(0, 1)[1:4].to(device)
         passes = Passes(live, call, start)
+        alone_atoms = nothing_rotates([shown(name) for name in live.known_schema.outputs])
+        self.waits = alone() and not rotates(passes, rotations)  # several processes ask at the same call
+        if self.waits:
+            self.found.note(alone_atoms)
+            return
+        self.found.first("call", training)
+        self.found.withdraw(alone_atoms)
         for control in (*of_translation(passes), *of_rotation(passes, rotations)):
             self.found.note(control)
         self._of_representations(passes, rotations)

@@ -26,6 +26,14 @@ class FoundControls:
         self._looked.add((kind, training))
         return first
 
+    def looked_at(self, kind: str, training: bool) -> bool:
+        """Whether something was looked at in a mode."""
+        return (kind, training) in self._looked
+
+    def withdraw(self, control: Control) -> None:
+        """Forget a control that later ones decide."""
+        self.controls = [one for one in self.controls if repr(one) != repr(control)]
+
     def failed(self, name: str, sentence: str, **numbers: float) -> None:
         """A control failed."""
         self.note(Control(name, False, sentence, **numbers))

@@ -201,15 +201,15 @@ def numbers_that_ignore_the_network(run: RecordedStep) -> Unmoved:
 
     own = numbers(run.result)
     same = still = list(own)
-    # Counts, of hits for one, may be the same by chance. Several processes run a step equally often: it may gather.
-    for operator in (*DISPLACED, FAR) if alone() else DISPLACED:
+    # Counts, of hits for one, may be the same by chance.
+    for operator in (*DISPLACED, FAR):
         with run.repeating(), player.standing_in(operator):
             moved = numbers(run.again())
         same = [name for name in same if name in moved and bool(own[name] == moved[name])]
         still = [name for name in still if name in moved and _is_still(own[name], moved[name])]
-        if not still and alone():
+        if not still and alone():  # several processes run a step equally often: it may gather
             break
-    still = [name for name in still if name not in same] if alone() else []
+    still = [name for name in still if name not in same]
     return Unmoved(same, still, [name for name in own if name not in {*same, *still}])
 
 

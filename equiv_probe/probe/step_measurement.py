@@ -58,8 +58,8 @@ def measure_step(parts: Parts, run: RecordedStep, stage: str, per_structure: boo
     if run.never_again or not parts.task.replays or (isinstance(run.result, Mapping) and not run.result):
         measure_call(parts, Pending(first.call, stage, "step"), first.raw)
         return
-    # On the training path the device may be waited for at the first measurement only.
-    look = stage != "train" or not parts.failures.succeeded
+    # On the training path the device may be waited for at the first measurement only, of what has an orientation.
+    look = stage != "train" or not parts.failures.succeeded or parts.checks.calls.waits
     with parts.schedules.timed("step", stage), unnoticed(run.live.network) if look else nullcontext():
         schedule = parts.schedules["step", stage]
         check = look or schedule.measured % CHECKED == 0

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 
+from equiv_probe.report.by_name import ByName
 from equiv_probe.report.document import Document, Note, Paragraph, Section, method
 from equiv_probe.report.record import Record
 from equiv_probe.report.stored_data import plain, without_nan
@@ -33,8 +34,10 @@ __all__ = ["Control", "Failure", "Labelled", "Measured", "Report", "without_nan"
 _STATED = {"step": (int, float), "stage": (str,), "output": (str,)}
 
 
-class Report(Record, frozen=True):
+class Report(Record, ByName[Measured], frozen=True):
     """The result of an audit, of a run or of a trajectory; ``report["forces"]`` is what was measured of one quantity.
+
+    It is a mapping from names: ``for name in report``, ``"forces" in report``, ``report.items()``.
 
     Attributes:
         model: what was audited.
@@ -86,12 +89,9 @@ class Report(Record, frozen=True):
                 if found is not None and (isinstance(found, bool) or not isinstance(found, types)):
                     raise ValueError(f"history[{place}].{name} is a {type(found).__name__}")
 
-    def __getitem__(self, name: str) -> Measured:
-        """The measurement of one quantity."""
-        for measured in self.measured:
-            if measured.name == name:
-                return measured
-        raise KeyError(name)
+    def items(self) -> list[tuple[str, Measured]]:
+        """What was measured, by name."""
+        return [(one.name, one) for one in self.measured]
 
     @classmethod
     def upgraded(cls, stored: dict[str, Any]) -> dict[str, Any]:

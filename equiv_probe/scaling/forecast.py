@@ -74,7 +74,10 @@ def forecast(
     """
     table = table_of(history)
     rows, notes = learning_curves(table)
-    last = float(np.nanmax(table.numbers("step")))
+    steps, known = table.numbers("step"), np.isfinite(table.numbers("L_equiv"))
+    last, end = float(steps[known].max()), float(np.nanmax(steps))
+    if last < end:
+        notes = [*notes, f"L_equiv is known up to step {last:g} of {end:g}: today is there."]
     to = 2 * last if to is None else float(to)
     if not last < to < np.inf:
         raise EquivProbeError(f"to={to:g} of a history up to step {last:g}", "a later step", f"to={2 * last:g}")

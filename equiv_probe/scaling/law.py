@@ -10,6 +10,7 @@ import numpy as np
 
 from equiv_probe.errors import EquivProbeError
 from equiv_probe.report.axes import CALM
+from equiv_probe.report.by_name import ByName
 from equiv_probe.report.document import HEIGHT, Column, Document, Figure, Headline, Section, method
 from equiv_probe.scaling import estimate_tables, figures
 from equiv_probe.scaling.estimates import Estimate, Estimated, Rows, as_arrays, interval_of, listed, shown
@@ -35,7 +36,7 @@ def names_of(variables: int) -> list[str]:
     return ["E", "A", "alpha", "B", "beta"][: 1 + 2 * variables]
 
 
-class Fit(Estimated, frozen=True):
+class Fit(Estimated, ByName[Estimate], frozen=True):
     """A power law of the loss; ``law["alpha"]`` is a parameter.
 
     Attributes:
@@ -73,11 +74,9 @@ class Fit(Estimated, frozen=True):
         if not len(self.points) or not (np.isfinite(self.points) & (self.points > 0)).all():
             raise ValueError("points: not runs of positive sizes and losses")
 
-    def __getitem__(self, name: str) -> Estimate:
-        """A parameter."""
-        if name not in self.parameters:
-            raise EquivProbeError(f"the parameter {name!r}", ", ".join(self.parameters))
-        return self.parameters[name]
+    def items(self) -> list[tuple[str, Estimate]]:
+        """The parameters by name."""
+        return list(self.parameters.items())
 
     @property
     def runs(self) -> int:

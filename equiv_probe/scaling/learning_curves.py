@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PER_DECADE = 8
 """Places at which a history is averaged, for each factor of ten in steps."""
+TOO_OFTEN = 0.25
+"""Of the last places, that an estimate which is above zero may be below it by chance."""
 FEWEST = 4
 """Places that a law of three parameters needs, with one to see how far they scatter."""
 SEVERAL = 1.5
@@ -64,12 +66,20 @@ def learning_curves(history: Table | Mapping[str, Any]) -> tuple[Array, list[str
     place = np.floor(PER_DECADE * np.log10(values[:, 0]) + 1e-9)
     own = [values[place == one] for one in np.unique(place)]
     rows = np.array([[np.exp(np.log(one[:, 0]).mean()), *np.median(one[:, 1:], 0)] for one in own]).reshape(-1, 3)
-    positive = (rows > 0).all(1)
+    positive = np.asarray((rows > 0).all(1))
     if positive.sum() < FEWEST:
         raise EquivProbeError(
             f"a history with both losses above zero at {positive.sum()} places, evenly spaced in log step",
             f"{FEWEST} or more, {PER_DECADE} of which are a factor of ten in steps",
             "measure more often, or wait",
+        )
+    recent = ~positive[-PER_DECADE:]
+    if recent.mean() > TOO_OFTEN:  # those that are left are above zero by choice, or those of long ago
+        raise EquivProbeError(
+            f"losses that are not above zero at {recent.sum()} of the last {len(recent)} places, evenly spaced in log "
+            "step: today's share is not told from zero",
+            "losses above zero",
+            "measure with more rotations or structures, or cut the history where it ends",
         )
     lost = int((~positive).sum())
     notes = [f"At {lost} of {len(rows)} places a loss is not above zero: left out."] if lost else []

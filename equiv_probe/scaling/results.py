@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.report.by_name import ByName
 from equiv_probe.report.document import TERMINAL, Document, Paragraph, Section
 from equiv_probe.report.record import Record
 from equiv_probe.scaling.allocation import Allocation
@@ -24,7 +25,7 @@ Result = Fit | Allocation | DataEfficiency | Gap | Forecast
 FIGURES = (".png", ".svg", ".pdf")
 
 
-class Results(Record, frozen=True):
+class Results(Record, ByName[Result], frozen=True):
     """Results of one command, by name.
 
     Attributes:
@@ -54,17 +55,14 @@ class Results(Record, frozen=True):
             forecasts={name: one for name, one in results.items() if isinstance(one, Forecast)},
         )
 
-    def __getitem__(self, name: str) -> Result:
-        """A result."""
-        return self._all[name]
-
-    @property
-    def _all(self) -> dict[str, Result]:
-        return {**self.fits, **self.allocations, **self.efficiencies, **self.gaps, **self.forecasts}
+    def items(self) -> list[tuple[str, Result]]:
+        """The results by name."""
+        held: dict[str, Result] = {**self.fits, **self.allocations, **self.efficiencies, **self.gaps, **self.forecasts}
+        return list(held.items())
 
     def document(self) -> Document:
         """All results, one after the other."""
-        parts = {name: one.document() for name, one in self._all.items()}
+        parts = {name: one.document() for name, one in self.items()}
         sections = [
             Section(part.name, [Paragraph(part.source, lead=part.name, on=TERMINAL), *part.blocks])
             for part in parts.values()

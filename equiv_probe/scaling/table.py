@@ -21,7 +21,7 @@ import numpy as np
 from equiv_probe.errors import EquivProbeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
@@ -62,6 +62,10 @@ class Table:
 
     def __contains__(self, name: str) -> bool:
         return self.name_of(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        """The names of the columns."""
+        return iter(self.columns)
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         """A column, under its name or an alias of it; ``"hours"`` also from seconds.

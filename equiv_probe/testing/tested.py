@@ -11,7 +11,7 @@ import msgspec
 
 from equiv_probe.report.document import Column, Document, Headline, Section, Table, Verdict, method
 from equiv_probe.report.record import Part, Record
-from equiv_probe.testing.checked import Checked
+from equiv_probe.testing.compared import Checked
 
 if TYPE_CHECKING:
     from equiv_probe.report.document import Cell

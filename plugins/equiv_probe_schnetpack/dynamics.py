@@ -79,7 +79,7 @@ class EquivarianceHook(SimulationHook):  # type: ignore[misc]  # SchNetPack is u
     def on_simulation_start(self, simulator: Any) -> None:
         """Take the calculator's model; begin the file, or continue it after a restart."""
         self._live = _live(simulator.calculator)
-        self.log.begin([*names(simulator.calculator)], append=bool(simulator.restart))
+        self.log.begin([*names(simulator.calculator)], before=int(simulator.step))
 
     def on_step_middle(self, simulator: Any) -> None:
         """Measure, when it is due: the forces have just been computed at these positions."""

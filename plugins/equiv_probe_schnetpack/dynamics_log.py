@@ -15,6 +15,8 @@ import csv
 import math
 from typing import TYPE_CHECKING
 
+from equiv_probe.errors import EquivProbeError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
@@ -45,20 +47,37 @@ class DynamicsLog:
         self.failures: list[str] = []
         self._names: list[str] = []
 
-    def begin(self, measured: Sequence[str], *, append: bool = False) -> None:
-        """Write the head of the file.
+    def begin(self, measured: Sequence[str], *, before: int = 0) -> None:
+        """Write the head of the file, and what a run that is continued measured before.
 
         Args:
             measured: of energy, forces and stress.
-            append: continue a file that is there.
+            before: the step at which the run goes on. What a run that was killed wrote of this step and later ones is
+                measured again, and half a line is none.
+
+        Raises:
+            EquivProbeError: the file has other columns.
         """
         self._names = [*measured, "net_force", "net_torque"]
-        self.rows, self.failures = [], []
-        if append and self.path.exists():
-            return
+        head = ["step", "time_fs", "replica", "molecule", *(_COLUMNS[name] for name in self._names)]
+        kept = self._before(before, head) if before and self.path.exists() else []
+        self.rows = [dict(zip(self._names, map(float, line[4:]), strict=True)) for line in kept]
+        self.failures = []
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with self.path.open("w", newline="") as file:
-            csv.writer(file).writerow(["step", "time_fs", "replica", "molecule", *map(_COLUMNS.get, self._names)])
+        whole = self.path.with_name(f"{self.path.name}.part")
+        with whole.open("w", newline="") as file:
+            csv.writer(file).writerows([head, *kept])
+        whole.replace(self.path)
+
+    def _before(self, step: int, head: Sequence[str]) -> list[list[str]]:
+        """Lines of the file that are whole, and of earlier steps."""
+        text = self.path.read_text()
+        found = list(csv.reader(text[: text.rfind("\n") + 1].splitlines()))
+        if found and found[0] != head:
+            raise EquivProbeError(
+                f"{self.path.name} with the columns {', '.join(found[0])}", ", ".join(head), "another path="
+            )
+        return [line for line in found[1:] if len(line) == len(head) and int(line[0]) < step]
 
     def add(self, step: int, time: float, molecules: int, columns: Mapping[str, Sequence[float]]) -> None:
         """Write one measurement.
@@ -87,8 +106,12 @@ class DynamicsLog:
         lines = [f"equiv_probe: symmetry error in {len(self.rows)} structures along the trajectory, {plan}"]
         for name in self._names:
             values = [row[name] for row in self.rows if math.isfinite(row[name])]
-            if not values:
+            if not values and name == "net_torque":
                 lines.append(f"  {name:<11} not defined for periodic structures")
+                continue
+            if lost := 0 if name == "net_torque" else len(self.rows) - len(values):
+                lines.append(f"  {name:<11} not finite in {lost} of {len(self.rows)} structures, which are left out")
+            if not values:
                 continue
             unit = _UNITS[name]
             if name in {"net_force", "net_torque"}:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import math
 import os
 import sys
 from pathlib import Path
@@ -21,6 +23,7 @@ from schnetpack.transform import MatScipyNeighborList
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
 from equiv_probe_schnetpack import EquivarianceHook
+from equiv_probe_schnetpack.dynamics_log import DynamicsLog
 
 from .. import warm_processes
 from .spk_models import CUTOFF, Quadratic, batch, crystals, potential, quadratic_truth, structures
@@ -171,6 +174,41 @@ def test_a_restart_continues_the_file(tmp_path: Path) -> None:
     second.restart_simulation(first.state_dict)
     second.simulate(3)
     assert [row["step"] for row in rows(tmp_path / "log.csv")[::8]] == [0, 2, 4, 6]
+
+
+def test_a_run_that_was_killed_has_every_step_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It had gone on after its checkpoint, and died in the middle of a line; and a second run of one simulator."""
+    path = tmp_path / "log.csv"
+    first = simulator(tmp_path, potential("schnet"), [EquivarianceHook(2, str(path))])
+    first.simulate(4)
+    checkpoint = copy.deepcopy(first.state_dict)
+    first.simulate(4)
+    assert [row["step"] for row in rows(path)[::8]] == [0, 2, 4, 6]
+    with path.open("a") as file:
+        file.write("8,4.0,0,0,1e-")
+    second = simulator(tmp_path, potential("schnet"), [EquivarianceHook(2, str(path))])
+    second.restart_simulation(checkpoint)
+    capsys.readouterr()
+    second.simulate(3)
+    assert [row["step"] for row in rows(path)[::8]] == [0, 2, 4, 6]
+    assert len(rows(path)) == 32
+    assert "in 32 structures" in capsys.readouterr().out
+    path.write_text("step,energy\n0,1.0\n")
+    third = simulator(tmp_path, potential("schnet"), [EquivarianceHook(2, str(path))])
+    third.restart_simulation(checkpoint)
+    with pytest.raises(EquivProbeError, match=r"log\.csv with the columns step, energy"):
+        third.simulate(1)
+
+
+def test_what_is_not_finite_is_not_left_out_in_silence(tmp_path: Path) -> None:
+    log = DynamicsLog(tmp_path / "log.csv")
+    log.begin(["forces"])
+    for value in (4e-6, math.nan, 2e-6):
+        log.add(0, 0.0, 1, {"forces": [value], "net_force": [math.nan], "net_torque": [math.nan]})
+    said = log.summary(EquivarianceHook().plan)
+    assert "forces      not finite in 1 of 3 structures" in said
+    assert "net_force   not finite in 3 of 3 structures" in said
+    assert "net_torque  not defined for periodic structures" in said
 
 
 class Springs(MDCalculator):

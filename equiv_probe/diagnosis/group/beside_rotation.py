@@ -42,9 +42,9 @@ def translation(subject: Subject) -> Findings:
             yield Finding(TRANSLATED, output, control.sentence, advice, "beside", control.value, control.limit)
 
 
-@experiment(REORDERED, "group", "Do the outputs depend on the order of the atoms?", cost=1, needs_error=False)
+@experiment(REORDERED, "group", "Do the outputs depend on the order of the atoms?", cost=2, needs_error=False)
 def permutation(subject: Subject) -> Findings:
-    """List the atoms of every structure in another order, and bring what belongs to atoms back into the first."""
+    """List the atoms of every structure in other orders, and bring what belongs to atoms back into the first."""
     try:
         found = reordered(subject.model, subject.seed)
     except EquivProbeError as error:

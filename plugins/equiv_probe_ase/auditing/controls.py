@@ -13,11 +13,20 @@ from equiv_probe.estimation.controls import (
     does_not_move,
     floor_explained,
     many_carry,
+    nothing_rotates,
     sees_rotation,
 )
 from equiv_probe.estimation.heavy_tails import effective_number
 from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
-from equiv_probe_ase.auditing.judgement import floor_of, is_stuck, is_zero, root_mean_square, rounding_of, varies
+from equiv_probe_ase.auditing.judgement import (
+    floor_of,
+    has_no_orientation,
+    is_stuck,
+    is_zero,
+    root_mean_square,
+    rounding_of,
+    varies,
+)
 from equiv_probe_ase.structures.control_copies import SHIFT
 
 if TYPE_CHECKING:
@@ -36,7 +45,7 @@ _CHANCE = ("floor", "resolution", "explained", "explained_at_moved", "nondetermi
 
 def controls_of(records: Sequence[Record], units: Mapping[str, Unit], *, moved: bool) -> list[Control]:
     """All controls of the structures that were measured; ``moved`` is whether moved copies were evaluated."""
-    found = [_sees_rotation(records)]
+    found = [sees_rotation_in(records)]
     for name, unit in units.items():
         values = [record["quantities"][name] for record in records if name in record["quantities"]]
         if values:
@@ -56,7 +65,12 @@ def controls_of(records: Sequence[Record], units: Mapping[str, Unit], *, moved: 
     return found
 
 
-def _sees_rotation(records: Sequence[Record]) -> Control:
+def sees_rotation_in(records: Sequence[Record]) -> Control:
+    """Whether outputs depend on what was rotated, at those structures that were also evaluated deformed."""
+    alone = [record for record in records if has_no_orientation(record)]
+    same = {name for record in alone for name, values in record["quantities"].items() if not values["equiv"] > 0}
+    if same and len(alone) == len(records):
+        return nothing_rotates(sorted(same))
     tested, stuck = 0, []
     outputs: dict[str, None] = {}
     for record in records:

@@ -223,7 +223,9 @@ class Job:
         It is uniform, so an ulp over √12; and not less than that of a number of natural size (1 eV/Å, 1 e·Å) in
         float64, or a sum that cancels to zero would have no resolution at all.
         """
-        stored = stored_precision(np.concatenate([one[name].ravel() for one in results]))
+        numbers = np.concatenate([one[name].ravel() for one in results])
+        # A single number, as all evaluations of an atom alone give, may have few digits by chance.
+        stored = stored_precision(numbers) if len(np.unique(numbers)) > 1 else self.precision
         size = float(self.identity[name].square().mean().sqrt())
         natural = self.quantities[name].factor * torch.finfo(torch.float64).eps
         return max(size * torch.finfo(stored).eps / 12**0.5, natural)

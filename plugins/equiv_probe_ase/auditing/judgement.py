@@ -28,7 +28,9 @@ def judged(values: Sequence[Values], equiv: float, stderr: float, relative: floa
     found = verdict(
         rms, floor, root_mean_square(values, "nondeterminism"), unit, relative, rounding=rounding_of(values)
     )
-    if found.kind == "round-off" and all(map(is_zero, values)):
+    # Where nothing was deformed, as of an atom alone or of most frames of a trajectory, nothing is known.
+    asked = [one for one in values if one.get("deformed") is not None] or values
+    if found.kind == "round-off" and all(map(is_zero, asked)):
         return Verdict("unknown", "not measured: zero, also at rotated and at displaced atoms")
     stuck = sum(map(is_stuck, values))
     if found.kind == "round-off" and stuck:
@@ -55,6 +57,11 @@ def is_stuck(values: Values) -> bool:
 def is_zero(values: Values) -> bool:
     """Whether an output is zero at a structure, at rotated and at deformed atoms."""
     return _is_constant(values) and not any(values["plain"])
+
+
+def has_no_orientation(record: Mapping[str, Any]) -> bool:
+    """Whether all rotated copies of a structure were the same one, as those of an atom alone are."""
+    return bool(record.get("orientations") == 1 and record["rotations"] > 1)
 
 
 def _is_constant(values: Values) -> bool:

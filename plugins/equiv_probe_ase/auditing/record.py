@@ -59,7 +59,7 @@ def record(job: Job, loss: AnyLoss) -> dict[str, Any]:
             "formula": atoms.get_chemical_formula(),
             "n_atoms": len(atoms),
             "rotations": orbit.rotations.shape[0] * orbit.rotations.shape[1],
-            "orientations": distinct_orientations(atoms, orbit.rotations),
+            "orientations": distinct_orientations(atoms, orbit.rotations, job.rotator.arrows_beside()),
             "quantities": quantities,
         }
     )

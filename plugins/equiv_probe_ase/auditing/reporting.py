@@ -59,7 +59,7 @@ def report_of(
     kept, on_the_zero = relative_to_one_zero(kept, about.loss, about.offsets)
     measured = summarise(kept, totals, about.units, about.loss)
     if any(one.failed and one.name == MEMORY for one in controls):
-        measured = [unmeasured(one) if one.verdict == "round-off" else one for one in measured]
+        measured = [unmeasured(one, "the calculator remembers") for one in measured]
     doubts = [note for one in totals.values() for note in one.notes]
     return Report(
         model=about.model,

@@ -14,7 +14,7 @@ from equiv_probe.estimation.estimates import EQUIV, TOTAL, WEIGHT, Sums
 from equiv_probe.estimation.heavy_tails import HEAVY, bootstrap_t, effective_number
 from equiv_probe.results.report import Labelled, Measured
 from equiv_probe_ase.auditing.angular import Kinds
-from equiv_probe_ase.auditing.judgement import floor_of, judged, root_mean_square, varies
+from equiv_probe_ase.auditing.judgement import floor_of, has_no_orientation, judged, root_mean_square, varies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -95,13 +95,17 @@ def summarise(
     for name, unit in units.items():
         having = [record for record in records if name in record["quantities"]]
         if having:
-            found.append(_measured(name, unit.unit, having, totals[name], loss))
+            one = _measured(name, unit.unit, having, totals[name], loss)
+            alone = all(map(has_no_orientation, having))
+            found.append(unmeasured(one, "rotation leaves these structures as they are") if alone else one)
     return found
 
 
-def unmeasured(one: Measured) -> Measured:
-    """A quantity that looks invariant, of a calculator that remembers what it gave for rotated copies."""
-    return msgspec.structs.replace(one, verdict="unknown", sentence="not measured: the calculator remembers")
+def unmeasured(one: Measured, why: str) -> Measured:
+    """A quantity that, if it looks invariant, does so for another reason than that it is."""
+    if one.verdict != "round-off":
+        return one
+    return msgspec.structs.replace(one, verdict="unknown", sentence=f"not measured: {why}")
 
 
 def _measured(name: str, unit: str, records: Sequence[Record], totals: Totals, loss: str) -> Measured:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 STEP = 0.1
 """Between neighbours, of the displacement of a deformed copy: 0.003 Å, more than caches round to, and nearly linear."""
 BENDING = 10.0
-"""Times the second difference that the third one, which is what the comparison leaves, may be."""
+"""Times the third difference that the fourth one, which is what the comparison leaves, may be."""
 ROUNDING = 1e3
 """Units in the last place that an output may be off by."""
 
@@ -38,7 +38,7 @@ ROUNDING = 1e3
 def remembered(
     evaluator: Evaluator, chosen: Mapping[str, Quantity], structures: Sequence[Structure], precision: torch.dtype
 ) -> list[Control]:
-    """The control of memory, on the smallest structure that can be deformed: five evaluations, two more in doubt.
+    """The control of memory, on the smallest structure that can be deformed: six evaluations, two more in doubt.
 
     Args:
         evaluator: of the calculator.
@@ -84,14 +84,14 @@ class _Line:
 
 
 def _asked(line: _Line, structure: Structure, precision: torch.dtype) -> Control:
-    own, one, two = line.at(0), line.at(1), line.at(2)
+    own, one, two, three = (line.at(place) for place in range(4))
     line.at(-1, rotated=True)
     after = line.at(-1)
     doubtful: dict[str, tuple[float, float]] = {}
     for name, quantity in line.chosen.items():
-        said = 3 * own[name] - 3 * one[name] + two[name]
+        said = 4 * own[name] - 6 * one[name] + 4 * two[name] - three[name]
         digits = ROUNDING * float(torch.finfo(precision).eps) * (size_of(own[name]) + quantity.factor)
-        limit = BENDING * size_of(own[name] - 2 * one[name] + two[name]) + digits
+        limit = BENDING * size_of(own[name] - 3 * one[name] + 3 * two[name] - three[name]) + digits
         off = size_of(after[name] - said)
         if off > limit:
             doubtful[name] = off, limit

@@ -21,6 +21,7 @@ from equiv_probe_ase.calculators.inspection import engine_for, model_precision, 
 from equiv_probe_ase.calculators.private_copy import networks, own_copy, own_directories
 from equiv_probe_ase.evaluators.conservative import Defect, defect
 from equiv_probe_ase.evaluators.evaluator import described
+from equiv_probe_ase.structures.control_copies import ControlCopies
 from equiv_probe_ase.structures.loading import Structure
 from equiv_probe_ase.structures.quantities import QUANTITIES, adapted, choose
 from equiv_probe_ase.structures.rotation import Rotator
@@ -109,7 +110,8 @@ class FrameSymmetry:
         structure = Structure(step, f"step {step}", atoms.copy())
         chosen = quantities_of(self.quantities, structure.atoms, self.properties)
         rotator = Rotator(structure.atoms, self.center)
-        job = Job(structure, chosen, self.plan, rotator, self.precision, seed=step)
+        deformed = ControlCopies(structure.atoms, (self.plan.seed, step), moves=False)  # where there is a floor too
+        job = Job(structure, chosen, self.plan, rotator, self.precision, deformed, seed=step)
         with self._engine(calculator) as (engine, _):
             if self._measured % FLOOR_EVERY:
                 # Not what the dynamics has: a wavefunction that started from the last step's is converged elsewhere.

@@ -16,6 +16,7 @@ from equiv_probe.estimation.verdict import ROUND_OFF_FACTOR
 from equiv_probe.report.formatting import number
 from equiv_probe.results.report import Report
 from equiv_probe.results.structure_table import StructureTable
+from equiv_probe_ase.auditing.controls import sees_rotation_in
 from equiv_probe_ase.auditing.summary import blind_spots, collected, summarise
 from equiv_probe_ase.calculators.inspection import draws_anew
 from equiv_probe_ase.dynamics.budget import HBAR
@@ -57,6 +58,7 @@ def dynamics_report(monitor: Watched) -> Report:
         blind_spots=blind,
         controls=[
             *monitor.symmetry.controls,
+            *([sees_rotation_in(kept)] if kept else []),
             Control(TRANSLATION, None, "frames were not moved, so that broken translation does not show"),
         ],
         history=[{"stage": "md" if monitor.is_dynamics else "optimisation", **row} for row in rows],

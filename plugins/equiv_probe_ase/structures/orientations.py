@@ -17,15 +17,17 @@ _DIGITS = 7
 _DIRECTIONS = np.array([[0.61, -0.33, 0.72], [-0.27, 0.85, 0.45], [0.93, 0.21, -0.30]])
 
 
-def distinct_orientations(atoms: Atoms, rotations: Tensor) -> int:
+def distinct_orientations(atoms: Atoms, rotations: Tensor, beside: NDArray[np.float64] | None = None) -> int:
     """How many of the rotated copies of a structure differ by more than a symmetry of the structure.
 
     Orientations are distinguished by a function of the rotated arrows without any symmetry: arrows from the centre to
-    the atoms, and in a periodic structure from each atom to its neighbours, which lattice vectors do not change.
+    the atoms, and in a periodic structure from each atom to its neighbours, which lattice vectors do not change, or of
+    lone atoms the lattice vectors.
 
     Args:
         atoms: the structure.
         rotations: ``(..., 3, 3)``.
+        beside: further arrows ``(B, 3)`` that rotate with it, such as an external field.
 
     >>> import torch
     >>> from ase import Atoms
@@ -36,6 +38,8 @@ def distinct_orientations(atoms: Atoms, rotations: Tensor) -> int:
     2
     """
     arrows, weights = _arrows(atoms)
+    if beside is not None and len(beside):
+        arrows, weights = np.concatenate([arrows, beside]), np.concatenate([weights, np.arange(1.0, 1 + len(beside))])
     flat = rotations.reshape(-1, 3, 3).double().numpy()
     along = np.einsum("ua,kab,nb->kun", _DIRECTIONS, flat, arrows)
     marks = np.exp(along / (np.abs(arrows).max(initial=0.0) or 1.0)) @ weights / (np.abs(weights).sum() or 1.0)
@@ -50,4 +54,6 @@ def _arrows(atoms: Atoms) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         i, j, arrows = neighbor_list("ijD", atoms, natural_cutoffs(atoms, mult=reach))
         if len(arrows):
             break
+    else:  # atoms that see nothing but their cell
+        return atoms.cell.array, np.arange(1.0, 4.0)
     return arrows, atoms.numbers[i] + 2.0 * atoms.numbers[j]

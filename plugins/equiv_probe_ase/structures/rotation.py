@@ -37,6 +37,8 @@ _FIELDS = {
     **dict.fromkeys(("external_field", "electric_field", "efield", "e_field"), ep.vector),
     **dict.fromkeys(("magnetic_field", "bfield", "b_field"), ep.axial),
 }
+_OWN = {"positions", "cell", "celldisp", "momenta"}
+"""What rotates and is no further arrow: the structure itself, and what models do not read."""
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,13 @@ class Rotator:
                 continue
             found[name] = (np.asarray(source[name], dtype=float), representation)
         return found
+
+    def arrows_beside(self) -> NDArray[np.float64]:
+        """What else has a direction ``(B, 3)``: fields, moments, and where structures are that rotate about a point."""
+        apart = self.atoms.positions.mean(0) - self.pivot() if not self.atoms.pbc.any() else np.zeros(3)
+        others = [values for name, (values, rep) in self._quantities().items() if name not in _OWN and rep.event_shape]
+        arrows = [apart, *(values for values in others if np.shape(values)[-1:] == (3,))]
+        return np.concatenate([values.reshape(-1, 3) for values in arrows])
 
 
 def _fields(atoms: Atoms) -> dict[str, Representation]:

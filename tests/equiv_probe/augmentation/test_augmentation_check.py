@@ -247,7 +247,7 @@ def test_errors_teach() -> None:
         ep.check_augmentation(lambda s: s, {"energy": torch.zeros(1)})
     with pytest.raises(ep.EquivProbeError, match="at least 50"):
         ep.check_augmentation(rotating(scipy_rotation), draws=10)
-    with pytest.raises(ep.EquivProbeError, match="no finding"):
+    with pytest.raises(ep.EquivProbeError, match="did you mean 'Haar'"):
         ep.check_augmentation(rotating(scipy_rotation), draws=50)["haar"]
 
 

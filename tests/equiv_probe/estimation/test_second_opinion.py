@@ -36,6 +36,40 @@ def test_a_wrong_declaration_is_doubted_and_the_right_one_named(positions: Tenso
         assert "ep." in said.split(",")[0]
 
 
+@pytest.mark.parametrize("shears", [2.0, 0.5, 2**0.5, 3.3, -1.0])
+@pytest.mark.parametrize("order", ["xx yy zz yz xz xy", "xx yy zz xy yz xz"])
+@pytest.mark.parametrize("declared", [ep.voigt(), ep.tensor(2)], ids=str)
+def test_scaled_shears_are_recognised_in_any_order(
+    shears: float, order: str, declared: Representation, positions: Tensor
+) -> None:
+    """A sound stress, stored otherwise than declared; also where little of it is shear."""
+    pairs, unfold = order.split(), ((0, 5, 4), (5, 1, 3), (4, 3, 2))
+    place = [["xx", "yy", "zz", "yz", "xz", "xy"].index("".join(sorted(pair))) for pair in pairs]
+    factor = torch.tensor([1.0 if pair[0] == pair[1] else shears for pair in pairs], dtype=torch.float64)
+
+    def predict(x: dict[str, Tensor], pressure: float = 0.0) -> dict[str, Tensor]:
+        own = CentralForces()(x["pos"])["stress"] + pressure * (torch.arange(6) < 3)
+        stored = own[..., place] * factor
+        return {"y": stored if declared != ep.tensor(2) else stored[..., unfold]}
+
+    for pressure in (0.0, 100.0):
+        said = opinion(lambda x, p=pressure: predict(x, p), positions, declared)  # type: ignore[misc]
+        assert f"ep.{ep.voigt(order, shears)}" in said, said
+    if declared != ep.tensor(2):
+        assert opinion(predict, positions, ep.voigt(order, shears)) == ""
+
+
+def test_a_stress_that_is_broken_otherwise_has_no_factor(matrix: Tensor, positions: Tensor) -> None:
+    """A constant matrix, and a sound stress with one shear left out."""
+    lost = torch.tensor([1.0, 1, 1, 0, 1, 1])
+    for predict in (
+        lambda x: {"y": QuadraticEnergy(matrix)(x["pos"])["stress"]},
+        lambda x: {"y": CentralForces()(x["pos"])["stress"] * lost},
+        lambda x: {"y": CentralForces()(x["pos"])["stress"] * (torch.arange(6) < 3)},
+    ):
+        assert "shears" not in opinion(predict, positions, ep.voigt())
+
+
 @pytest.mark.parametrize("name", ["field", "denoiser", "energy", "central"])
 def test_models_that_are_broken_or_right_as_declared_are_not_doubted(
     name: str, matrix: Tensor, positions: Tensor

@@ -367,3 +367,28 @@ def test_on_a_gpu_it_is_the_same() -> None:
             expected = getattr(getattr(here, which), name).value
             scale = getattr(here, which).largest.value
             assert getattr(getattr(cuda, which), name).value == pytest.approx(expected, abs=1e-6 * scale)
+
+
+@pytest.mark.parametrize(("noise", "broken"), [(1e-3, 0.0), (1e-3, 1e-3), (0.0, 1e-3), (0.0, 0.0)])
+def test_noise_that_is_all_of_a_small_part_is_refused(noise: float, broken: float) -> None:
+    """A sound model whose noise is 1e-4 of its outputs: L_equiv is that noise, and next to nothing of the loss."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(8, 5, 3, generator=generator)
+    weight = nn.Parameter(torch.ones(2))
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = weight
+
+        def forward(self, pos: Tensor) -> Tensor:
+            apart = torch.cdist(pos, pos).sum((1, 2)) * self.weight[0]
+            off = broken * (pos - pos.mean(1, keepdim=True))[..., 2].square().sum(1) * self.weight[1]
+            return apart + off + noise * torch.randn(len(pos), generator=generator)
+
+    loss = ep.analysis.OrbitLoss(Net(), x, torch.zeros(8), ep.Schema({"pos": ep.point}, {"0": ep.scalar}))
+    if noise:
+        with pytest.raises(EquivProbeError, match="same at the same weights"):
+            ep.analysis.curvature(loss, steps=2, trace_probes=2, progress=False)
+    else:
+        assert ep.analysis.curvature(loss, steps=2, trace_probes=2, progress=False).losses

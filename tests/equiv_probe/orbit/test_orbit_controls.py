@@ -92,10 +92,33 @@ def test_numpy_stacked_calls_and_a_batch_index_are_looked_at_too() -> None:
 
 
 @pytest.mark.parametrize("schema", [SCHEMA, ep.Schema({"pos": ep.point}, {"energy": ep.scalar})])
-def test_atoms_that_are_alone_show_nothing_and_are_no_alarm(schema: ep.Schema) -> None:
-    for center in ("centroid", "origin"):
-        orbit = ep.twirl(exact, positions()[:, :1], schema, PLAN, center=center)
-        assert states(orbit)[SEES] == "not run"
+def test_atoms_that_are_alone_show_nothing_and_are_no_zero(schema: ep.Schema) -> None:
+    """About themselves nothing rotates; about the origin they move, and no deformation tells more."""
+    alone = ep.twirl(exact, positions()[:, :1], schema, PLAN)
+    assert states(alone)[SEES] == "FAILED"
+    assert str(ep.decompose(alone)).startswith("not to be believed: energy")
+    assert states(ep.twirl(exact, positions()[:, :1], schema, PLAN, center="origin"))[SEES] == "not run"
+    beside_others = torch.cat([positions()[0, :1], positions()[1]])
+    batch = {"pos": beside_others, "batch": torch.tensor([0] + 7 * [1])}
+    graph = ep.Schema({"pos": ep.point}, {"energy": ep.scalar}, batch="batch")
+
+    def each(x: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {"energy": torch.cat([exact(x["pos"][None, part])["energy"] for part in (slice(1), slice(1, 8))])}
+
+    both = ep.twirl(each, batch, graph, PLAN)
+    assert states(both)[SEES] == "passed"
+
+
+def test_a_force_on_an_atom_alone_is_broken_whatever_rotates() -> None:
+    """A constant force along z: off by √(2/3) of it per component, and no control takes that away."""
+    orbit = ep.twirl(
+        lambda pos: {"forces": torch.tensor([0, 0, 2.0]).double().expand(3, 1, 3)},
+        positions()[:, :1],
+        ep.Schema({"pos": ep.point}, {"forces": ep.vector}),
+        PLAN,
+    )
+    assert ep.decompose(orbit).equiv == pytest.approx(4 / 3)
+    assert not any(one.failed for one in orbit.controls)
 
 
 def padded() -> dict[str, Tensor]:
@@ -184,6 +207,31 @@ def test_a_cache_by_what_does_not_rotate_makes_no_zero(off: float, state: str | 
     orbit = ep.twirl(CachedByDistances(off, digits), positions().to(dtype), schema, PLAN)
     assert ep.decompose(orbit).equiv == pytest.approx(0, abs=1e-10)
     assert states(orbit).get("does not remember") == state
+
+
+@pytest.mark.parametrize("digits", [4, 6, 8])
+def test_a_cache_hides_no_part_in_ten_thousand(digits: int) -> None:
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    for seed in range(4):
+        orbit = ep.twirl(CachedByDistances(2e-3, digits), positions(seed), schema, PLAN)
+        assert states(orbit)["does not remember"] == "FAILED"
+
+
+@pytest.mark.parametrize("step", [1e-2, 1e-4, 1e-6])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_rounded_distances_are_no_cache_where_forces_vanish_either(step: float, dtype: Any) -> None:
+    """The same to the last bit at all rotations, and neighbours that differ by the square of the step."""
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    corners = torch.tensor([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]], dtype=torch.float64)
+    corners = corners / 8**0.5  # at the distance of the least energy
+
+    def well(pos: Tensor) -> dict[str, Tensor]:
+        apart = (torch.cdist(pos, pos).double() / step).round().to(pos.dtype) * step
+        return {"energy": ((apart - 1).square() * (apart > 0.1)).sum((0, 1))}
+
+    for seed in range(4):
+        for pos in (corners.to(dtype), positions(seed)[0].to(dtype)):
+            assert "does not remember" not in states(ep.twirl(well, pos, schema, PLAN, floor=0))
 
 
 @pytest.mark.parametrize("digits", [0, 1, 2, 3])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import equiv_probe as ep
-from equiv_probe.estimation.controls import TRANSLATION
+from equiv_probe.estimation.controls import SEES_ROTATION, TRANSLATION
 
 from ..live_models import Unseen
 
@@ -462,3 +462,37 @@ def test_a_network_that_knows_where_its_structure_is_is_told(
     assert control.passed is passed
     assert ("the model depends on where a structure is" in control.sentence) is (passed is False)
     assert ("not moved" in control.sentence) is (passed is None)
+
+
+class Pairs(nn.Module):
+    """A sound energy of distances, and ``off`` times what is not."""
+
+    def __init__(self, off: float) -> None:
+        super().__init__()
+        self.weight, self.off = nn.Parameter(torch.ones(())), off
+
+    def forward(self, pos: Tensor) -> Tensor:
+        heights = (pos - pos.mean(1, keepdim=True))[..., 2].square().sum(1)
+        return self.weight * (torch.cdist(pos, pos).sum((1, 2)) + self.off * heights)
+
+
+@pytest.mark.parametrize("off", [0.0, 1.0])
+@pytest.mark.parametrize(
+    ("sizes", "state"), [([1, 5, 5, 1, 4], "passed"), ([5, 1, 5], "passed"), ([1, 1, 1], "FAILED")]
+)
+@pytest.mark.parametrize("mode", ["step", "hooks"])
+def test_single_atoms_are_not_looked_at_until_there_are_others(
+    mode: str, sizes: list[int], state: str, off: float
+) -> None:
+    """They have no orientation: the first batch accuses nobody and clears nobody, and a run of them alone does not."""
+    net = Pairs(off)
+    with ep.Probe(net, ep.Schema({"pos": ep.point}, {"0": ep.scalar}), every=1, full=2) as probe:
+        for k, size in enumerate(sizes):
+            x = torch.randn(4, size, 3, generator=torch.Generator().manual_seed(k))
+            if mode == "step":
+                probe.step(lambda x=x: (net(x) - 1).square().mean())  # type: ignore[misc]
+            else:
+                net(x)
+    found = [one for one in probe.controls if one.name == SEES_ROTATION]
+    assert [one.state for one in found] == [state]
+    assert ("nothing was rotated" in found[0].sentence) == (state == "FAILED")

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import torch
 
+from equiv_probe.probe.step_checks import SEES_OUTPUTS
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="needs gloo"),
@@ -88,3 +90,10 @@ def test_a_probe_on_one_rank_of_a_replicated_network_waits_for_nobody() -> None:
     assert not found[0]["error"]
     assert found[0]["found"]
     assert not found[1]["found"]
+
+
+@pytest.mark.parametrize("how", ["capped", "adaptive"])
+def test_a_loss_whose_value_does_not_follow_the_outputs_is_told_on_both(how: str) -> None:
+    for told, believed in zip(both("ddp", how), both("ddp", "step"), strict=True):
+        assert SEES_OUTPUTS in told["failed"]
+        assert SEES_OUTPUTS not in believed["failed"]

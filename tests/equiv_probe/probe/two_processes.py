@@ -20,6 +20,7 @@ STEPS = 12
 CASES = [
     *((kind, how) for kind in ("ddp", "fsdp2", "fsdp1") for how in ("without", "hooks", "step")),
     ("ddp", "auto"),
+    *(("ddp", loss) for loss in ("capped", "adaptive")),
     *((kind, "rank 0") for kind in ("ddp", "fsdp2", "fsdp1")),  # the last: processes count what they agree on
 ]
 """Kinds of parallel training, and how each is probed."""
@@ -48,6 +49,7 @@ def train(kind: str, how: str, rank: int) -> dict[str, Any]:
     """Losses of training, and what was measured."""
     model = wrapped(kind)
     torch.manual_seed(rank)
+    loss_of = {"capped": capped, "adaptive": adaptive}.get(how, torch.mean)
     every: Any = "auto" if how == "auto" else 2
     probe = ep.Probe(model, SCHEMA, every=every, full=2, cost=1.0 if how == "auto" else 0.5)
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
@@ -56,9 +58,9 @@ def train(kind: str, how: str, rank: int) -> dict[str, Any]:
     losses, due, error = [], [], ""
     for _ in range(400 if how == "auto" else STEPS):
         x = torch.randn(8, 5, 3)
-        step = lambda x=x: (model(x) + x).square().mean()  # noqa: E731
+        step = lambda x=x: loss_of((model(x) + x).square())  # noqa: E731
         try:
-            loss = probe.step(step) if how in {"step", "auto"} else step()
+            loss = probe.step(step) if how in {"step", "auto", "capped", "adaptive"} else step()
         except ep.EquivProbeError as refused:  # before anything was sent to the other process, which waits
             error = str(refused)
             probe.remove()
@@ -75,7 +77,18 @@ def train(kind: str, how: str, rank: int) -> dict[str, Any]:
     probe.remove()
     found = {name: value for name, value in probe.compute(window=False).items() if name.endswith("L_equiv")}
     evaluated = probe.schedules["call", "val"].measured
-    return {"losses": losses, "due": due, "found": found, "evaluated": evaluated, "error": error}
+    failed = [one.name for one in probe.controls if one.failed]
+    return {"losses": losses, "due": due, "found": found, "evaluated": evaluated, "error": error, "failed": failed}
+
+
+def capped(squares: torch.Tensor) -> torch.Tensor:
+    """A loss at its cap, which is a soft one: it hardly changes, though not to the last bit."""
+    return 1 + 1e-4 * squares.mean((1, 2)).tanh().mean()
+
+
+def adaptive(squares: torch.Tensor) -> torch.Tensor:
+    """Divided by itself, detached."""
+    return squares.mean() / (squares.detach().mean() + 1e-3)
 
 
 def evaluate(model: nn.Module, probe: ep.Probe, rank: int) -> None:

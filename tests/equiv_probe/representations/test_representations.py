@@ -23,6 +23,7 @@ REPRESENTATIONS = [
     ep.tensor(3),
     ep.tensor(2, pseudo=True),
     *(ep.voigt(order) for order in ORDERS),
+    ep.voigt(ORDERS[1], shears=2.0),
     ep.irreps("2x0e+1x1o+1x2e+1x3o"),
     ep.irreps("1x0o+1x1e"),
 ]
@@ -101,16 +102,18 @@ def test_tensor_rank_three_against_einsum() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_voigt_against_the_full_tensor(order: str) -> None:
+@pytest.mark.parametrize("shears", [1.0, 2.0, 2**0.5, -1.0])
+def test_voigt_against_the_full_tensor(order: str, shears: float) -> None:
     full = values_of(ep.tensor(2), 6)
     full, g = full + full.mT, rotations(6)
     pick = [["xyz".index(letter) for letter in pair] for pair in order.split()]
 
     def six(tensor: Tensor) -> Tensor:
-        return torch.stack([tensor[:, i, j] for i, j in pick], -1)
+        return torch.stack([tensor[:, i, j] * (shears if i != j else 1) for i, j in pick], -1)
 
-    assert torch.allclose(ep.voigt(order).rotate(six(full), g), six(g @ full @ g.mT), atol=EXACT)
-    assert torch.allclose(ep.voigt(order).rotate_back(six(full), g), six(g.mT @ full @ g), atol=EXACT)
+    voigt = ep.voigt(order, shears)
+    assert torch.allclose(voigt.rotate(six(full), g), six(g @ full @ g.mT), atol=EXACT)
+    assert torch.allclose(voigt.rotate_back(six(full), g), six(g.mT @ full @ g), atol=EXACT)
 
 
 def test_irreps_against_e3nn_and_vectors() -> None:
@@ -225,6 +228,7 @@ def test_a_single_number_rotates_as_well() -> None:
         (lambda: ep.voigt("xx yy zz yz xz"), "six different components"),
         (lambda: ep.voigt("xx yy zz yz zy xy"), "six different components"),
         (lambda: ep.voigt("xx yy zz yz xz xw"), "six different components"),
+        (lambda: ep.voigt(shears=0.0), "2 for engineering strains"),
         (lambda: ep.tensor(-1), "rank of 0 or more"),
     ],
 )

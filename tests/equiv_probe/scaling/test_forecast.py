@@ -170,9 +170,25 @@ def test_measurements_are_averaged_and_noise_below_zero_is_left_out():
     assert len(rows) <= 24
     assert np.abs(rows[-4:, 2] - 1).max() < 0.2
     assert not notes or "left out" in notes[0]
-    signs = np.where(np.arange(len(STEPS)) % 3 == 0, -1, 1)
+    signs = np.where((np.arange(len(STEPS)) % 3 == 0) & (STEPS < 1000), -1, 1)
     _, notes = learning_curves({**history(), "L_equiv": history()["L_equiv"] * signs})
-    assert "9 of 25 places" in notes[0]
+    assert "6 of 25 places" in notes[0]
+
+
+def test_a_share_that_is_noise_about_zero_or_ended_long_ago_is_not_todays():
+    """The places that chance left above zero are no estimate; nor is the last that there was before zeros or NaN."""
+    for seed in range(5):
+        noise = np.abs(np.random.default_rng(seed).standard_normal(len(STEPS)))
+        with pytest.raises(EquivProbeError, match="not told from zero"):
+            forecast({**history(), "L_equiv": 1e-6 * np.where(np.arange(len(STEPS)) % 2, noise, -noise)})
+    lost = {"negative": -1e-6, "zero": 0.0}
+    for value in lost.values():
+        with pytest.raises(EquivProbeError, match="4 of the last 8 places"):
+            forecast({**history(), "L_equiv": np.where(STEPS > 10**3.5, value, history()["L_equiv"])})
+    ended = forecast({**history(), "L_equiv": np.where(STEPS > 1000, np.nan, history()["L_equiv"])}, resamples=20)
+    assert ended.step == pytest.approx(1000)
+    assert ended.today.value == pytest.approx(share(MEAN, EQUIV, 1000), rel=1e-3)
+    assert any("known up to step 1000 of 10000" in note for note in ended.notes)
 
 
 @pytest.mark.parametrize(

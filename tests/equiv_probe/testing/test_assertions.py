@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 import equiv_probe as ep
 from equiv_probe.errors import EquivProbeError
+from equiv_probe.orbit.rotated_model import RotatedModel
+from equiv_probe.rotations.haar import haar
 from equiv_probe.testing import LinearField, assert_augments, assert_averages, assert_equivariant
+from equiv_probe.testing.beneath_rounding import beneath_rounding
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,6 +92,52 @@ def test_small_breakage_is_found_where_the_precision_shows_it(dtype: torch.dtype
         assert_equivariant(model, molecule(dtype), SCHEMA)
 
 
+HALF: dict[str, tuple[torch.dtype, Callable[[Inputs], Inputs]]] = {
+    "bf16": (torch.bfloat16, equivariant),
+    "f16": (torch.float16, equivariant),
+    "in bf16, of single numbers": (torch.float32, lambda x: equivariant({"pos": x["pos"].bfloat16()})),
+    "in bf16, and single again": (
+        torch.float32,
+        lambda x: {n: v.float() for n, v in equivariant({"pos": x["pos"].bfloat16()}).items()},
+    ),
+}
+
+
+@pytest.mark.parametrize(("dtype", "model"), HALF.values(), ids=HALF.keys())
+@pytest.mark.parametrize("off", [0.0, 0.05])
+def test_a_stretch_is_told_from_rounding_in_half_precision(dtype: torch.dtype, model: Any, off: float) -> None:
+    """5 % along x is 2.4 % of the forces, a third of ten spacings of bfloat16; without it nothing is accused."""
+    for seed in range(12):
+        inputs = {"pos": torch.randn(9, 3, generator=torch.Generator().manual_seed(seed)).to(dtype)}
+
+        def stretched(x: Inputs) -> Inputs:
+            return model({"pos": x["pos"] * torch.tensor([1 + off, 1, 1], dtype=x["pos"].dtype)})
+
+        if off:
+            with pytest.raises(AssertionError, match=r"'forces' is not equivariant"):
+                assert_equivariant(stretched, inputs, SCHEMA, seed=seed, diagnose=False)
+        else:
+            assert_equivariant(stretched, inputs, SCHEMA, seed=seed)
+
+
+def test_what_is_beneath_rounding_in_closed_form() -> None:
+    """``y = A x`` with rounding to a grid: ``E_g ‖a_g‖²`` of the field in closed form, and rounding ``step²/12``."""
+    matrix, step = torch.eye(3).double() + 0.08 * TestAverages.matrix, 0.05
+    inputs = molecule(torch.float64)
+    for chosen, real in ((matrix, True), (torch.eye(3).double(), False)):
+        field = LinearField(chosen)
+        given = RotatedModel(
+            lambda x, f=field: {"forces": (f(x["pos"])["forces"] / step).round() * step},  # type: ignore[misc]
+            inputs,
+            TestAverages.schema,
+        )
+        found = beneath_rounding(given, haar(200, torch.Generator().manual_seed(0)))["forces"]
+        expected = sum(field.power(inputs["pos"])["forces"].values()) ** 0.5
+        assert found.error == pytest.approx(float(expected), rel=0.1, abs=0.1 * step)
+        assert found.rounding == pytest.approx(step / 12**0.5, rel=0.05)
+        assert found.is_real == real
+
+
 def test_tolerances_replace_what_rounding_explains() -> None:
     """Worst numbers: a force along x that is a tenth too large is off by at most a tenth of the largest."""
 
@@ -135,6 +184,108 @@ def test_a_model_that_sees_no_coordinates_does_not_pass() -> None:
         assert_equivariant(
             lambda x: {"energy": torch.ones(())}, molecule(), ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
         )
+
+
+NO_ORIENTATION = {
+    "an atom alone": {"pos": torch.ones(1, 3)},
+    "atoms in one place": {"pos": torch.full((5, 3), 7.3)},
+    "atoms in one place, far away": {"pos": torch.full((5, 3), 1e3 + 0.1, dtype=torch.float64)},
+}
+
+
+@pytest.mark.parametrize("group", ["SO(3)", "O(3)", "reflection", "cube"])
+@pytest.mark.parametrize("inputs", NO_ORIENTATION.values(), ids=NO_ORIENTATION.keys())
+def test_what_has_no_orientation_is_refused_and_no_pass(inputs: Inputs, group: Any) -> None:
+    """A model that is broken, and sound ones of other structures beside it: the refusal is about the input."""
+    broken = DEFECTS["one axis"][0]
+    with pytest.raises(EquivProbeError, match=r"nothing that rotates.*Fix: .*two atoms or more"):
+        assert_equivariant(broken, inputs, SCHEMA, group=group)
+    with pytest.raises(EquivProbeError, match="nothing that rotates"):
+        assert_equivariant(
+            lambda x: {"out": x["grid"].sum()},
+            {"grid": torch.ones(1, 4, 4, 4)},
+            ep.Schema({"grid": ep.grid()}, {"out": ep.scalar}),
+            group=group,
+        )
+    assert_equivariant(equivariant, {"pos": torch.eye(3)[:2]}, SCHEMA, group=group)
+
+
+@pytest.mark.parametrize("whole", [torch.tensor(3), torch.tensor([True, False])])
+def test_classes_that_never_change_do_not_pass_and_others_do(whole: Tensor) -> None:
+    schema = ep.Schema({"pos": ep.point}, {"kind": ep.scalar})
+    with pytest.raises(AssertionError, match="says nothing"):
+        assert_equivariant(lambda x: {"kind": whole}, molecule(), schema)
+    assert_equivariant(lambda x: {"kind": (pairs(x["pos"])[1] < 2).sum()}, molecule(), schema)
+    both = ep.Schema({"pos": ep.point}, {"energy": ep.scalar, "kind": ep.scalar})
+    assert_equivariant(lambda x: {"energy": equivariant(x)["energy"], "kind": whole}, molecule(), both)
+
+
+def test_whole_numbers_on_grids_are_no_accusation() -> None:
+    grid = torch.randint(0, 4, (1, 5, 5, 5), generator=torch.Generator().manual_seed(0))
+    schema = ep.Schema({"grid": ep.grid()}, {"filled": ep.scalar})
+    assert_equivariant(lambda x: {"filled": (x["grid"] > 0).sum() / 125}, {"grid": grid}, schema)
+    with pytest.raises(AssertionError, match="says nothing"):
+        assert_equivariant(lambda x: {"filled": torch.ones(())}, {"grid": grid}, schema)
+
+
+@pytest.mark.parametrize("count", [2, 3, 6])
+def test_every_order_of_atoms_is_told_from_the_one_that_was(count: int) -> None:
+    """A single order drawn at random may be none; and one that only exchanges (of parity) must be seen too."""
+    inputs = {"pos": molecule()["pos"][:count]}
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+
+    def first(x: Inputs) -> Inputs:
+        return {"energy": pairs(x["pos"])[0][0, 1, 0]}
+
+    def parity(x: Inputs) -> Inputs:
+        """The sign of the order of the atoms by how far they are from all others: a cycle of three does not see it."""
+        far = (pairs(x["pos"])[1] ** 2).sum(1)
+        signs = (far[:, None] - far[None]).sign()[torch.triu(torch.ones(count, count), 1) == 1]
+        return {"energy": signs.prod()}
+
+    for seed in range(4):
+        assert_equivariant(equivariant, inputs, schema, group="permutation", seed=seed)
+        for broken in (first, *([parity] if count > 2 else [])):  # two atoms are as far from each other
+            with pytest.raises(AssertionError, match="under permutation"):
+                assert_equivariant(broken, inputs, schema, group="permutation", seed=seed)
+    with pytest.raises(EquivProbeError, match="all alike and in one place"):
+        assert_equivariant(equivariant, {"pos": torch.ones(count, 3)}, schema, group="permutation")
+
+
+def test_a_model_that_sees_no_coordinates_does_not_pass_where_it_is_moved() -> None:
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    with pytest.raises(AssertionError, match="says nothing"):
+        assert_equivariant(lambda x: {"energy": torch.ones(())}, molecule(), schema, group="translation")
+
+
+@pytest.mark.parametrize("lost", [math.nan, math.inf])
+@pytest.mark.parametrize("group", GROUPS)
+def test_what_is_not_finite_does_not_pass(lost: float, group: Any) -> None:
+    """One number of two, at all rotations alike, with and without a tolerance; what lies in padding is nothing."""
+
+    def model(x: Inputs) -> Inputs:
+        return {"energy": torch.stack([equivariant(x)["energy"], x["pos"].sum() * lost])}
+
+    schema = ep.Schema({"pos": ep.point}, {"energy": ep.scalar})
+    for tolerance in ({}, {"rtol": 1.0, "atol": 1.0}):
+        with pytest.raises(AssertionError, match="'energy' is not finite: 1 of 2 numbers"):
+            assert_equivariant(model, molecule(), schema, group=group, **tolerance)  # type: ignore[arg-type]
+    mask = torch.arange(6) < 5
+    padded = {"pos": (molecule()["pos"] * mask[:, None])[None], "mask": mask[None]}
+    dense = ep.Schema({"pos": ep.point}, {"forces": ep.vector}, mask="mask")
+
+    def on_atoms(x: Inputs) -> Inputs:
+        forces = equivariant({"pos": x["pos"][0, :5]})["forces"]
+        return {"forces": torch.cat([forces, torch.full((1, 3), lost)])[None]}
+
+    if group != "permutation":
+        assert_equivariant(on_atoms, padded, dense, group=group)
+
+
+@pytest.mark.parametrize("wrong", [{"rtol": math.nan}, {"atol": -1.0}, {"rtol": math.inf}, {"rotations": 0}])
+def test_options_under_which_everything_passes_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(EquivProbeError, match=f"found {next(iter(wrong))}="):
+        assert_equivariant(DEFECTS["one axis"][0], molecule(), SCHEMA, **wrong)
 
 
 class Network(nn.Module):
@@ -231,6 +382,12 @@ class TestAverages:
             return {"forces": (self.model({"pos": self.inputs["pos"] @ g.mT})["forces"] @ g).mean(0)}
 
         assert_averages(frame, self.model, self.inputs, self.schema)
+
+    def test_what_is_not_finite_is_no_average(self) -> None:
+        with pytest.raises(AssertionError, match="'forces' is not the group average"):
+            assert_averages(
+                lambda x: {"forces": self.closed_form(x)["forces"] * math.nan}, self.model, self.inputs, self.schema
+            )
 
     @pytest.mark.parametrize("scale", [1.0, 1.01])
     def test_what_is_not_the_average_fails(self, scale: float) -> None:

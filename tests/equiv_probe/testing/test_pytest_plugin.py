@@ -79,3 +79,43 @@ def test_sessions_without_it_are_as_they_were(pytester: pytest.Pytester) -> None
     result.stdout.no_fnmatch_line("*= equivariance =*")
     result.stdout.fnmatch_lines(["found.html was not written: no test used the fixture `equivariance`"])
     assert not Path(pytester.path / "found.html").exists()
+
+
+MARKERS = (
+    SUITE
+    + """
+@pytest.mark.equivariant(group="O(3)", rotations=6)
+class TestOfAClass:
+    @pytest.mark.equivariant(atol=1e-4)
+    def test_both_markers_count(self, equivariance):
+        equivariance(handed, batch, schema)
+
+    def test_plain(self):
+        pass
+
+@pytest.mark.equivariant("O(3)")
+def test_no_keyword(equivariance):
+    equivariance(handed, batch, schema)
+
+@pytest.mark.equivariant(gruop="O(3)")
+def test_misspelled(equivariance):
+    equivariance(handed, batch, schema)
+
+@pytest.mark.equivariant(group="O(3)")
+def test_that_asserts_nothing():
+    pass
+
+def test_that_calls_nothing(equivariance):
+    pass
+"""
+)
+
+
+def test_a_marker_that_would_assert_nothing_is_no_pass(pytester: pytest.Pytester) -> None:
+    result = run(pytester, suite=MARKERS)
+    result.assert_outcomes(passed=5, failed=2, errors=3, warnings=1)
+    result.stdout.fnmatch_lines(["*'forces' is not equivariant under O(3)*the tolerance is 1.0e-4*"])
+    assert "found the marker equivariant with 'O(3)'" in str(result.stdout)
+    assert "did you mean 'group'?" in str(result.stdout)
+    assert "does not use the fixture `equivariance`" in str(result.stdout)
+    assert "was not called: nothing was asserted" in str(result.stdout)

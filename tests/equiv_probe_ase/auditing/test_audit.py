@@ -365,31 +365,38 @@ def test_a_calculator_that_applies_constraints_itself_does_not_depend_on_the_pla
 
 
 class InOrder(EMT):
-    """EMT whose stress has its components in another order."""
+    """EMT whose stress has its components in another order, and its shears times a factor."""
 
-    def __init__(self, order: list[int]) -> None:
+    def __init__(self, order: list[int], shears: float = 1.0) -> None:
         super().__init__()
-        self.order = order
+        self.order, self.scale = order, np.array([1, 1, 1, *3 * [shears]])
 
     def calculate(self, *args: Any, **kwargs: Any) -> None:
         super().calculate(*args, **kwargs)
-        self.results["stress"] = self.results["stress"][self.order]
+        self.results["stress"] = (self.results["stress"] * self.scale)[self.order]
 
 
 @pytest.mark.parametrize(
-    ("order", "said"),
+    ("order", "shears", "said"),
     [
-        ([0, 1, 2, 5, 4, 3], "(xx yy zz xy xz yz)"),
-        ([0, 1, 2, 5, 3, 4], "(xx yy zz xy yz xz)"),
-        ([0, 5, 4, 1, 3, 2], "(xx xy xz yy yz zz)"),
-        ([1, 0, 2, 3, 4, 5], ""),  # nobody's order
-        ([0, 1, 2, 3, 4, 5], ""),
+        ([0, 1, 2, 5, 4, 3], 1.0, "(xx yy zz xy xz yz) and not"),
+        ([0, 1, 2, 5, 3, 4], 1.0, "(xx yy zz xy yz xz) and not"),
+        ([0, 5, 4, 1, 3, 2], 1.0, "(xx xy xz yy yz zz) and not"),
+        ([0, 1, 2, 3, 4, 5], 2.0, "(xx yy zz yz xz xy) with shears times 2 and not"),
+        ([0, 1, 2, 5, 3, 4], 2.0, "(xx yy zz xy yz xz) with shears times 2 and not"),
+        ([0, 1, 2, 3, 4, 5], 0.7, "(xx yy zz yz xz xy) with shears times 0.7 and not"),
+        ([0, 1, 2, 3, 4, 5], 0.0, ""),  # as no tensor has them
+        ([1, 0, 2, 3, 4, 5], 1.0, ""),  # nobody's order
+        ([0, 1, 2, 3, 4, 5], 1.0, ""),
     ],
 )
-def test_the_order_of_a_stress_is_told(order: list[int], said: str) -> None:
+def test_the_order_and_the_factor_of_a_stress_are_told(order: list[int], shears: float, said: str) -> None:
     crystal = bulk("Cu", cubic=True)
     crystal.set_cell(crystal.cell.array @ [[1, 0.03, 0.01], [0, 1.02, 0.05], [0, 0, 0.97]], scale_atoms=True)
-    report = audit(InOrder(order), crystal)
+    report = audit(InOrder(order, shears), crystal)
     notes = [note for note in report.notes if "six components" in note]
     assert len(notes) == bool(said)
     assert all(said in note for note in notes)
+    if shears == 2.0 and order == [0, 1, 2, 3, 4, 5]:
+        schema = ep.Schema({}, {"stress": ep.voigt(shears=2.0)})
+        assert audit(InOrder(order, shears), crystal, schema=schema)["stress"].verdict == "round-off"

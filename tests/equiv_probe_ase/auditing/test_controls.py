@@ -15,6 +15,8 @@ from ase.calculators.emt import EMT
 import equiv_probe as ep
 from equiv_probe.testing import CentralForces
 from equiv_probe_ase import audit
+from equiv_probe_ase.auditing.thresholds import Threshold, exceeded
+from equiv_probe_ase.structures.orientations import distinct_orientations
 from equiv_probe_ase.structures.rotation import Rotator
 
 from . import faulty_calculators as faulty
@@ -86,9 +88,40 @@ def test_charges_that_a_model_takes_from_the_elements_are_no_cache() -> None:
     assert "not measured" in report["charges"].sentence
 
 
-def test_an_atom_alone_shows_nothing_and_that_is_said() -> None:
-    report = audit(EMT(), Atoms("Cu"))
-    assert state(report, "sees the rotation") == "not run"
+@pytest.mark.parametrize("atoms", [[Atoms("Cu")], [Atoms("Cu", [[5, 1, 2]]), Atoms("Ag")]])
+def test_an_atom_alone_shows_nothing_and_that_is_said(atoms: list[Atoms]) -> None:
+    report = audit(EMT(), atoms)
+    assert says(report, "nothing was rotated")
+    assert [one.verdict for one in report.measured] == ["unknown", "unknown"]
+    assert exceeded(Threshold.parse("1meV/A"), report), "a limit is not met by what was not measured"
+
+
+def test_atoms_alone_beside_molecules_spoil_nothing() -> None:
+    """A sound model stays at round-off (its energy of one atom, 1 eV, has few digits), and a broken one broken."""
+
+    class Slanted(faulty.Faulty):
+        def evaluate(self, atoms: Atoms) -> dict[str, Any]:
+            own = super().evaluate(atoms)["energy"]
+            return {"energy": own + 1e-3 * float(np.square(atoms.positions - atoms.positions.mean(0))[:, 2].sum())}
+
+    structures = [Atoms("He"), Atoms("Ne"), rattled("CH3CH2OH")]
+    found = audit(faulty.Faulty(), structures)
+    assert found["energy"].verdict == "round-off"
+    assert found["energy"].floor < 1e-9
+    assert state(found, "sees the rotation") == "passed"
+    assert audit(Slanted(), structures)["energy"].verdict == "broken"
+
+
+def test_what_rotates_with_an_atom_alone_is_something() -> None:
+    """An external field, the box around it, a fixed centre: all copies are others, and a dipole along z shows."""
+    alone, boxed = Atoms("He", [[1, 2, 3]]), Atoms("He", cell=[8, 9, 10], pbc=True)
+    field = alone.copy()
+    field.info["electric_field"] = np.array([0.0, 0.1, 0.2])
+    turns = ep.RotationPlan("haar", 8).rotations()
+    assert distinct_orientations(alone, turns, Rotator(alone).arrows_beside()) == 1
+    assert distinct_orientations(alone, turns, Rotator(alone, "origin").arrows_beside()) == 8
+    assert distinct_orientations(field, turns, Rotator(field).arrows_beside()) == 8
+    assert distinct_orientations(boxed, turns, Rotator(boxed).arrows_beside()) == 8
 
 
 @pytest.mark.slow

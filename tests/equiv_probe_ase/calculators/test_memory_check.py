@@ -153,3 +153,28 @@ def test_an_output_that_is_zero_everywhere_is_not_measured() -> None:
     assert beside["energy"].verdict == "broken"
     crystal = audit(EMT(), bulk("Cu"), progress=False)
     assert crystal["forces"].verdict == "round-off", "zero by symmetry: displaced atoms have forces"
+
+
+class Slanted(Faulty):
+    """A sound energy of pairs, and a little of a field; ``remembers`` rotated copies, by distances."""
+
+    def __init__(self, field: float, *, remembers: bool) -> None:
+        super().__init__()
+        self.field, self.remembers, self.known = field, remembers, {}
+
+    def evaluate(self, atoms: Atoms) -> dict[str, Any]:
+        heights = (atoms.positions - atoms.positions.mean(0))[:, 2]
+        found = {"energy": super().evaluate(atoms)["energy"] + self.field * float(np.square(heights).sum())}
+        key = tuple(atoms.get_all_distances().ravel().round(6))
+        return self.known.setdefault(key, found) if self.remembers else found
+
+
+@pytest.mark.parametrize(("field", "remembers"), [(1e-4, True), (1e-4, False), (0.0, True)])
+def test_a_small_error_is_not_remembered_away_either(field: float, remembers: bool) -> None:
+    """Hundredths of a meV/atom of several eV; a cache of a sound model changes nothing, and is not accused."""
+    for seed in range(4):
+        atoms = molecule("CH3CH2OH")
+        atoms.rattle(0.05, seed=seed)
+        report = audit(Slanted(field, remembers=remembers), atoms, progress=False)
+        assert control_of(report).failed == (remembers and field > 0)
+        assert report["energy"].verdict == ({False: "broken", True: "unknown"}[remembers] if field else "round-off")

@@ -8,7 +8,9 @@ import ase.io
 import numpy as np
 import pytest
 import torch
-from ase import units
+from ase import Atoms, units
+from ase.build import molecule
+from ase.calculators.emt import EMT
 from ase.filters import FrechetCellFilter
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import FIRE
@@ -195,3 +197,30 @@ def test_it_can_be_detached() -> None:
     monitor.detach()
     dyn.run(2)
     assert [row["step"] for row in monitor.log.rows] == [0, 1, 2]
+
+
+class Nothing(EMT):
+    """Energy and forces of zero, whatever the atoms do."""
+
+    def calculate(self, *args: Any, **kwargs: Any) -> None:
+        super().calculate(*args, **kwargs)
+        self.results |= {"energy": 0.0, "free_energy": 0.0, "forces": np.zeros((len(self.atoms), 3))}
+
+
+@pytest.mark.parametrize(
+    ("calculator", "atoms", "state"),
+    [(EMT(), molecule("CH4"), "passed"), (Nothing(), molecule("CH4"), "FAILED"), (EMT(), Atoms("Cu"), "FAILED")],
+)
+def test_zeros_of_a_trajectory_are_earned(calculator: Any, atoms: Atoms, state: str) -> None:
+    """A sound model beside one that gives nothing, and an atom alone, which has no orientation."""
+    atoms = atoms.copy()
+    atoms.calc = calculator
+    atoms.rattle(0.05, seed=0)
+    atoms.set_momenta(np.random.default_rng(0).standard_normal((len(atoms), 3)))
+    dyn = VelocityVerlet(atoms, 0.5 * units.fs)
+    monitor = SymmetryMonitor(dyn, every=4, log=None, progress=False)
+    dyn.run(12)
+    report = monitor.report()
+    assert {one.name: one.state for one in report.controls}["sees the rotation"] == state
+    assert report["forces"].verdict == ("round-off" if state == "passed" else "unknown")
+    assert ("Not to be believed" in str(report)) == (state == "FAILED")
