@@ -14,7 +14,7 @@ from equiv_probe.live.capture import wide
 from equiv_probe.live.isolation import isolated
 from equiv_probe.live.kept_numbers import same
 from equiv_probe.live.random_state import RandomState
-from equiv_probe.orbit.controls import NUDGE, is_changed, nudge
+from equiv_probe.orbit.seen_rotation import NUDGE, is_changed, nudge
 from equiv_probe.rotations.haar import haar
 from equiv_probe.schema.translation import shift_of
 

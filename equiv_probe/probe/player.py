@@ -15,7 +15,7 @@ from equiv_probe.live.hook import rotations_of_calls
 from equiv_probe.live.isolation import patched_forward
 from equiv_probe.live.outputs import all_outputs, read_outputs, write_outputs
 from equiv_probe.live.random_state import RandomState
-from equiv_probe.orbit.controls import nudge
+from equiv_probe.orbit.seen_rotation import nudge
 from equiv_probe.probe.averages import Averages, beside
 from equiv_probe.probe.operators import DISPLACED, FAR, OWN
 from equiv_probe.probe.recorded import refill

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
-from equiv_probe.orbit.controls import nudge, rotating_inputs
+from equiv_probe.orbit.seen_rotation import nudge, rotating_inputs
 
 if TYPE_CHECKING:
     from torch import Tensor

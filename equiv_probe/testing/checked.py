@@ -18,16 +18,10 @@ from equiv_probe.errors import EquivProbeError
 from equiv_probe.estimation.controls import UNMOVED, failures_of
 from equiv_probe.live.batch_call import batch_call
 from equiv_probe.live.isolation import isolated
-from equiv_probe.orbit.controls import (
-    dependence_on_rotation,
-    held_elsewhere,
-    moving_inputs,
-    outputs_when_moved,
-    places_of,
-    sees_displacement,
-)
+from equiv_probe.orbit.controls import held_elsewhere, outputs_when_moved, places_of
 from equiv_probe.orbit.reordering import reordered
 from equiv_probe.orbit.rotated_model import RotatedModel
+from equiv_probe.orbit.seen_rotation import dependence_on_rotation, moving_inputs, sees_displacement
 from equiv_probe.rotations.haar import haar
 from equiv_probe.rotations.plan import RotationPlan
 from equiv_probe.schema.grid_plans import exact_grids, fitting_plan

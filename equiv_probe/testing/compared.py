@@ -11,7 +11,7 @@ import torch
 
 from equiv_probe.diagnosis.comparison import root
 from equiv_probe.estimation.verdict import AMPLIFIED, BROKEN_RELATIVE, GROWS, ROUND_OFF_FACTOR
-from equiv_probe.orbit.controls import nudge, rotating_inputs
+from equiv_probe.orbit.seen_rotation import nudge, rotating_inputs
 from equiv_probe.report.formatting import number
 from equiv_probe.report.record import Part
 from equiv_probe.testing.beneath_rounding import Beneath, beneath_rounding
