@@ -195,6 +195,9 @@ def _in_ase_shape(name: str, value: Any, n_atoms: int, source: str) -> NDArray[n
 
 
 def _is_symmetric(matrices: NDArray[np.float64]) -> bool:
-    """Whether what matrices ``(..., 3, 3)`` have of an antisymmetric part is rounding, in single precision too."""
+    """Whether what matrices ``(..., 3, 3)`` have of an antisymmetric part is rounding, in single precision too.
+
+    Those of NaN, as of molecules that have no stress, are as symmetric as the model's own call makes them.
+    """
     antisymmetric = np.abs(matrices - matrices.swapaxes(-1, -2)).max(initial=0.0)
-    return bool(antisymmetric <= SYMMETRIC * np.abs(matrices).max(initial=0.0))
+    return not bool(antisymmetric > SYMMETRIC * np.abs(matrices).max(initial=0.0))

@@ -21,6 +21,7 @@ import equiv_probe as ep
 from equiv_probe.representations.representation import CartesianTensor
 from equiv_probe.testing import CentralForces, HandedModel, LinearField, QuadraticEnergy
 from equiv_probe_ase import audit
+from equiv_probe_ase.evaluators.evaluator import ase_results
 from equiv_probe_ase.structures.rotation import Rotator
 
 if TYPE_CHECKING:
@@ -303,6 +304,13 @@ def test_the_antisymmetric_part_of_a_stress_is_measured(size: float, shape: tupl
         assert measured.equiv == pytest.approx(1e6 * (extra**2).sum() / 9, rel=1e-9)
     else:
         assert measured.verdict == "round-off"
+
+
+@pytest.mark.parametrize(("matrix", "form"), [(np.full((3, 3), np.nan), (6,)), (np.triu(np.ones((3, 3))), (3, 3))])
+def test_a_stress_of_nan_has_the_form_of_a_symmetric_one(matrix: np.ndarray, form: tuple[int, ...]) -> None:
+    """As of molecules, which have none: batched calls give what single ones give."""
+    (stress,) = ase_results({"stress": matrix}, ["stress"], 4, "a model").values()
+    assert stress.shape == form
 
 
 def test_a_property_of_a_shape_that_cannot_be_read_is_named() -> None:
