@@ -74,6 +74,8 @@ class GraphEvaluator(Evaluator):
     """Makes a graph of every structure, as the calculator would, and gives all of them to the model together."""
 
     batched = True
+    in_voigt = False
+    """Whether the calculator makes six numbers of a stress: the symmetric part of the model's matrix."""
 
     def __init__(self, calculator: Calculator) -> None:
         self.calculator: Any = calculator
@@ -97,7 +99,8 @@ class GraphEvaluator(Evaluator):
         with gradients_enabled():
             columns = self.outputs([self.graph(copied(atoms)) for atoms in structures], set(properties))
         rows = split_batch(columns, sizes)
-        return [ase_results(row, properties, n, source) for row, n in zip(rows, sizes, strict=True)]
+        pairs = zip(rows, sizes, strict=True)
+        return [ase_results(row, properties, n, source, in_voigt=self.in_voigt) for row, n in pairs]
 
 
 def in_groups(
@@ -134,7 +137,7 @@ def gradients_enabled() -> Iterator[None]:
 
 
 def ase_results(
-    raw: Mapping[str, Any], properties: Sequence[str], n_atoms: int, source: str
+    raw: Mapping[str, Any], properties: Sequence[str], n_atoms: int, source: str, *, in_voigt: bool = False
 ) -> dict[str, NDArray[np.float64]]:
     """Pick the requested properties of one structure, in ASE's shapes and float64, as copies.
 
@@ -144,6 +147,7 @@ def ase_results(
         properties: the names asked for.
         n_atoms: number of atoms ``N``.
         source: the calculator's name, for the error.
+        in_voigt: whether the calculator makes six numbers of a stress, even of one that is not symmetric.
 
     Raises:
         MissingPropertyError: a property is missing or None.
@@ -157,7 +161,7 @@ def ase_results(
             f"one of what it produces: {', '.join(produced) or 'nothing'}",
             "pass properties=[...] with these only",
         )
-    return {name: _in_ase_shape(name, raw[name], n_atoms, source) for name in properties}
+    return {name: _in_ase_shape(name, raw[name], n_atoms, source, in_voigt=in_voigt) for name in properties}
 
 
 def split_batch(outputs: Mapping[str, torch.Tensor], sizes: Sequence[int]) -> list[dict[str, NDArray[Any]]]:
@@ -170,13 +174,13 @@ def split_batch(outputs: Mapping[str, torch.Tensor], sizes: Sequence[int]) -> li
     return [{name: column[i] for name, column in columns.items()} for i in range(len(sizes))]
 
 
-def _in_ase_shape(name: str, value: Any, n_atoms: int, source: str) -> NDArray[np.float64]:
+def _in_ase_shape(name: str, value: Any, n_atoms: int, source: str, *, in_voigt: bool) -> NDArray[np.float64]:
     array = np.array(value, dtype=np.float64)
     if name == "stress":
         array = array.squeeze()
     if name in {"stress", "stresses"} and array.shape[-1:] == (9,):
         array = array.reshape(*array.shape[:-1], 3, 3)
-    if name in {"stress", "stresses"} and array.shape[-2:] == (3, 3) and _is_symmetric(array):
+    if name in {"stress", "stresses"} and array.shape[-2:] == (3, 3) and (in_voigt or _is_symmetric(array)):
         array = np.asarray(full_3x3_to_voigt_6_stress(array), dtype=np.float64)
     tensor = (3, 3) if array.shape[-2:] == (3, 3) else (6,)
     if name in {"energy", "free_energy", "magmom"} and array.size == 1:

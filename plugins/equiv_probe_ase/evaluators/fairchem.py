@@ -18,6 +18,7 @@ class FairchemEvaluator(GraphEvaluator):
     """Serves `fairchem.core.FAIRChemCalculator`: what its task predicts of energy, free_energy, forces and stress."""
 
     name = "fairchem, batched"
+    in_voigt = True
 
     def __init__(self, calculator: Calculator) -> None:
         from fairchem.core.datasets.atomic_data import atomicdata_list_to_batch

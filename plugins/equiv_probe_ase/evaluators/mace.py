@@ -22,6 +22,7 @@ class MaceEvaluator(GraphEvaluator):
     """
 
     name = "MACE, batched"
+    in_voigt = True
     cpu_atoms_per_call = 256
 
     def __init__(self, calculator: Calculator) -> None:

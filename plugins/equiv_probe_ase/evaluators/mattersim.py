@@ -18,6 +18,7 @@ class MatterSimEvaluator(GraphEvaluator):
     """Serves `mattersim.forcefield.MatterSimCalculator`: energy, free_energy, forces and stress."""
 
     name = "MatterSim, batched"
+    in_voigt = True
 
     def __init__(self, calculator: Calculator) -> None:
         from mattersim.datasets.utils.build import build_dataloader

@@ -54,6 +54,6 @@ class MetatomicEvaluator(Evaluator):
 
         raw = in_groups(structures, lambda atoms: with_stress and bool(atoms.pbc.all()), together)
         return [
-            ase_results(one, properties, len(atoms), "MetatomicCalculator")
+            ase_results(one, properties, len(atoms), "MetatomicCalculator", in_voigt=True)
             for one, atoms in zip(raw, structures, strict=True)
         ]

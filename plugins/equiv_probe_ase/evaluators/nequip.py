@@ -22,6 +22,7 @@ class NequIPEvaluator(GraphEvaluator):
     """
 
     name = "NequIP, batched"
+    in_voigt = True
 
     def __init__(self, calculator: Calculator) -> None:
         from nequip.data import AtomicDataDict

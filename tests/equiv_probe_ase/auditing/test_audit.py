@@ -306,11 +306,21 @@ def test_the_antisymmetric_part_of_a_stress_is_measured(size: float, shape: tupl
         assert measured.verdict == "round-off"
 
 
-@pytest.mark.parametrize(("matrix", "form"), [(np.full((3, 3), np.nan), (6,)), (np.triu(np.ones((3, 3))), (3, 3))])
-def test_a_stress_of_nan_has_the_form_of_a_symmetric_one(matrix: np.ndarray, form: tuple[int, ...]) -> None:
-    """As of molecules, which have none: batched calls give what single ones give."""
-    (stress,) = ase_results({"stress": matrix}, ["stress"], 4, "a model").values()
+UPPER = np.triu(np.ones((3, 3)))
+NAN = np.full((3, 3), np.nan)
+
+
+@pytest.mark.parametrize(
+    ("matrix", "in_voigt", "form"), [(NAN, False, (6,)), (UPPER, False, (3, 3)), (UPPER, True, (6,))]
+)
+def test_a_stress_has_the_form_that_the_calculator_gives_it(
+    matrix: np.ndarray, in_voigt: bool, form: tuple[int, ...]
+) -> None:
+    """In batches too: most calculators take the symmetric part; of NaN, as molecules have, nothing is antisymmetric."""
+    (stress,) = ase_results({"stress": matrix}, ["stress"], 4, "a model", in_voigt=in_voigt).values()
     assert stress.shape == form
+    if in_voigt:
+        assert stress.tolist() == [1, 1, 1, 0.5, 0.5, 0.5]
 
 
 def test_a_property_of_a_shape_that_cannot_be_read_is_named() -> None:
