@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -66,7 +67,8 @@ def cluster() -> Iterator[Any]:
     client = distributed.Client(local)
     yield client
     client.close()
-    local.close()
+    with contextlib.suppress(KeyError):  # Dask's own: of a worker that was killed before its cluster had heard of it
+        local.close()
 
 
 @pytest.fixture
