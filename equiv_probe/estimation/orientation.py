@@ -101,20 +101,25 @@ def oriented(plan: RotationPlan, surveys: Mapping[str, Survey]) -> tuple[Rotatio
     """
     if plan.degree >= HIGHEST:
         return plan, {}
+
+    def left_at(orientations: Tensor) -> dict[str, Tensor]:
+        return {name: kept(plan, survey.power, orientations) for name, survey in surveys.items()}
+
     candidates = _candidates()
-    at_random = {name: float(kept(plan, survey.power, candidates).mean()) for name, survey in surveys.items()}
-    counted = [(surveys[name].power, scale) for name, scale in at_random.items() if scale > 0]
+    left = left_at(candidates)
+    at_random = {name: scale for name, of in left.items() if (scale := float(of.mean())) > 0}
 
-    def best_of(orientations: Tensor) -> Tensor:
-        scores = [kept(plan, power, orientations) / scale for power, scale in counted]
-        return orientations[int(torch.stack(scores).sum(0).argmin()) if scores else 0]
+    def best() -> int:
+        scores = [left[name] / scale for name, scale in at_random.items()]
+        return int(torch.stack(scores).sum(0).argmin()) if scores else 0
 
-    best = best_of(candidates)
     for reach in REACHES:
-        best = best_of(torch.cat([best[None], _within(reach) @ best]))
-    w, x, y, z = to_quaternions(best).tolist()
-    left = {name: math.sqrt(float(kept(plan, survey.power, best[None]))) for name, survey in surveys.items()}
-    return replace(plan, orientation=(w, x, y, z)), left
+        around = candidates[best()]
+        candidates = torch.cat([around[None], _within(reach) @ around])
+        left = left_at(candidates)
+    chosen = best()
+    w, x, y, z = to_quaternions(candidates[chosen]).tolist()
+    return replace(plan, orientation=(w, x, y, z)), {name: math.sqrt(float(of[chosen])) for name, of in left.items()}
 
 
 @lru_cache(maxsize=1)

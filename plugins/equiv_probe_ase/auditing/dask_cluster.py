@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 AHEAD = 3
 """Windows that are sent for each worker: one that it measures, and what it goes on with."""
 PATIENCE = 120.0
-"""Seconds to wait for the first worker."""
+"""Seconds to wait for the first worker, and for a worker to be told what to make."""
 LISTEN = 20.0
 """Seconds between two looks at whether there still are workers."""
 LOCAL = ("dask", "local")
@@ -126,9 +126,6 @@ class DaskCrew:
 
         try:
             found, work = self._submitted(function, *arguments).result()
-        except _RecipeMissingError:  # a worker that came a moment ago
-            time.sleep(0.1)
-            return self.ask(function, *arguments)
         except KilledWorker as error:
             raise EquivProbeError(
                 f"a calculator of which {error.allowed_failures + 1} workers died, one after the other",
@@ -189,9 +186,6 @@ class DaskCrew:
                 return [], [[one] for one in window]
             died = RuntimeError(f"{error.allowed_failures + 1} workers died on it, one after the other")
             return [failure(window[0], died)], []
-        except _RecipeMissingError:
-            time.sleep(0.1)
-            return [], [window]
         self.work += work
         return records, []
 
@@ -221,18 +215,17 @@ class _Held:
     subject: Subject | None = None
 
 
-class _RecipeMissingError(RuntimeError):
-    """The worker has not yet been told what to make."""
-
-
 _held = _Held({})
 _one_at_a_time = Lock()
 
 
 def _subject(token: str) -> Subject:
     if _held.subject is None or _held.token != token:
-        if token not in _held.recipes:
-            raise _RecipeMissingError(token)
+        patient_until = time.monotonic() + PATIENCE
+        while token not in _held.recipes:  # work may reach a worker that came a moment ago before the recipe does
+            if time.monotonic() > patient_until:
+                raise RuntimeError(f"a worker that was not told what to make for {PATIENCE:.0f} s")
+            time.sleep(0.1)
         _choose_gpu()
         _held.subject = None  # one model for each worker
         _held.token, _held.subject = token, pickle.loads(_held.recipes[token]).subject()
